@@ -1,0 +1,131 @@
+package cache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Info says what a layer is.
+type Info struct {
+	Format         string        `json:"format"`         // as fs/toc names it
+	TOCDigest      digest.Digest `json:"tocDigest"`      // that of the TOC which the other files were made from
+	BlobSize       int64         `json:"blobSize"`       // compressed bytes in the registry
+	DataSize       int64         `json:"dataSize"`       // bytes of the address space, a multiple of 4096
+	PrefetchChunks int           `json:"prefetchChunks"` // chunks [0, PrefetchChunks) are the prefetch list
+	ID             uint32        `json:"id"`             // the layer's number in this store: from 1, never given out twice
+}
+
+// record is layer.json.
+type record struct {
+	Version int    `json:"version"`
+	Boot    string `json:"boot"`   // during which the files were written
+	Meta    uint32 `json:"meta"`   // CRC-32C of meta.erofs
+	Chunks  uint32 `json:"chunks"` // CRC-32C of chunks
+	Info
+}
+
+func buildLayer(dir string, rec record, build func(meta *os.File, add func(Chunk) error) error) error {
+	meta, err := os.OpenFile(filepath.Join(dir, metaName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	defer meta.Close()
+	table, err := createTable(filepath.Join(dir, chunksName), rec.DataSize)
+	if err != nil {
+		return err
+	}
+	defer table.close()
+	if err := build(meta, table.add); err != nil {
+		return err
+	}
+	if err := table.finish(); err != nil {
+		return err
+	}
+	if rec.PrefetchChunks < 0 || rec.PrefetchChunks > table.count {
+		return fmt.Errorf("prefetch list has %d chunks, the layer has %d", rec.PrefetchChunks, table.count)
+	}
+	if err := createPresence(filepath.Join(dir, presentName), table.count, rec.Boot); err != nil {
+		return err
+	}
+	if err := createSparse(filepath.Join(dir, dataName), rec.DataSize); err != nil {
+		return err
+	}
+	if rec.Meta, err = checksum(filepath.Join(dir, metaName)); err != nil {
+		return err
+	}
+	if rec.Chunks, err = checksum(filepath.Join(dir, chunksName)); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(rec, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, recordName), append(b, '\n'))
+}
+
+func createSparse(name string, size int64) error {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Close())
+}
+
+// readRecord reads layer.json. A damaged one is as good as none: the error wraps fs.ErrNotExist.
+func readRecord(dir string) (record, error) {
+	b, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err != nil {
+		return record{}, err
+	}
+	var rec record
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return record{}, damaged("%s: %v", recordName, err)
+	}
+	if rec.Version != formatVersion || rec.ID == 0 || rec.DataSize < 0 || rec.BlobSize < 0 || rec.PrefetchChunks < 0 {
+		return record{}, damaged("%s: values out of range", recordName)
+	}
+	return rec, nil
+}
+
+// verify compares the files with their checksums.
+func (r record) verify(dir string) error {
+	for _, f := range []struct {
+		name string
+		want uint32
+	}{{metaName, r.Meta}, {chunksName, r.Chunks}} {
+		got, err := checksum(filepath.Join(dir, f.name))
+		if err != nil {
+			return err
+		}
+		if got != f.want {
+			return damaged("%s: checksum is %08x, should be %08x", f.name, got, f.want)
+		}
+	}
+	return nil
+}
+
+func checksum(name string) (uint32, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	if _, err := io.Copy(h, f); err != nil {
+		return 0, err
+	}
+	return h.Sum32(), nil
+}
+
+// damaged is a miss that carries its cause.
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("damaged, taken as absent: "+format+" (%w)", append(args, fs.ErrNotExist)...)
+}

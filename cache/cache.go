@@ -1,0 +1,204 @@
+// Package cache is the layer store: what this node has of each lazily pulled layer, on local disk.
+//
+// A layer lives in <root>/layers/<algorithm>/<hex>/, named by the digest of its blob:
+//
+//	meta.erofs  the metadata image: the layer's tree, with the place of each file in the address space
+//	chunks      the chunk table: for each chunk its place in the address space, its place in the blob and its digest
+//	data        the data file: the address space itself, sparse, filled chunk by chunk
+//	present     the presence record: which chunks the data file holds
+//	layer.json  what the layer is, and checksums of meta.erofs and chunks
+//
+// # What is believed
+//
+// No byte enters a data file before its chunk's digest has been checked, and a chunk is marked present only after its
+// bytes were written. Both go through the page cache, so a process that is killed at any instant loses at most the mark.
+//
+// Nothing is synced. Losing power can lose or tear any of it, in any order, so nothing is believed across a boot without
+// a look: each record carries the kernel's boot ID. A presence record from another boot is a list of claims, and each
+// claimed chunk is hashed again before it is used; meta.erofs and chunks are compared with their checksums; what does not
+// match is absent, and is fetched again.
+//
+// # Concurrency
+//
+// A store belongs to one process, by a lock on its folder. All methods of Store and Layer may be called concurrently,
+// except that nothing may be called on a Layer after the last Close.
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// formatVersion is that of everything below <root>/layers. A store with a newer one is refused, one with an older one
+// is emptied: layers are fetched again.
+const formatVersion = 1
+
+// ErrLocked is returned by Open when another process owns the store.
+var ErrLocked = errors.New("layer store is in use by another process")
+
+// Store is a folder of layers.
+type Store struct {
+	dir  string // <root>/layers
+	boot string // the kernel's boot ID
+	lock *os.File
+
+	mu     sync.Mutex
+	open   map[digest.Digest]*Layer
+	serial uint32 // the highest layer ID given out
+}
+
+// Open opens the store below root, made if it is not there, and removes what a crash left half-made.
+// The caller closes it.
+func Open(root string) (*Store, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("open layer store: %w", err)
+	}
+	return open(root, strings.TrimSpace(string(boot)))
+}
+
+func open(root, boot string) (_ *Store, err error) {
+	s := &Store{dir: filepath.Join(root, "layers"), boot: boot, open: make(map[digest.Digest]*Layer)}
+	if err := os.MkdirAll(s.dir, 0o711); err != nil {
+		return nil, fmt.Errorf("open layer store: %w", err)
+	}
+	if s.lock, err = lockFile(filepath.Join(s.dir, "lock")); err != nil {
+		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
+	}
+	defer func() {
+		if err != nil {
+			s.lock.Close()
+		}
+	}()
+	if err := s.checkFormat(); err != nil {
+		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
+	}
+	if err := os.RemoveAll(s.tempDir()); err != nil {
+		return nil, fmt.Errorf("open layer store %s: clear temporary files: %w", s.dir, err)
+	}
+	if err := os.Mkdir(s.tempDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
+	}
+	if s.serial, err = s.readSerial(); err != nil {
+		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
+	}
+	return s, nil
+}
+
+// Close gives the store up. Layers that are still open keep working.
+func (s *Store) Close() error {
+	return s.lock.Close()
+}
+
+func (s *Store) tempDir() string { return filepath.Join(s.dir, "tmp") }
+
+func (s *Store) layerDir(d digest.Digest) string {
+	return filepath.Join(s.dir, d.Algorithm().String(), d.Encoded())
+}
+
+func lockFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrLocked
+		}
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	return f, nil
+}
+
+// checkFormat refuses a newer format and empties a store that has an older or unreadable one.
+func (s *Store) checkFormat() error {
+	name := filepath.Join(s.dir, "format")
+	b, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	version, convErr := strconv.Atoi(strings.TrimSpace(string(b)))
+	switch {
+	case convErr == nil && version == formatVersion:
+		return nil
+	case convErr == nil && version > formatVersion:
+		return fmt.Errorf("format version is %d, this version of Sluice knows %d: upgrade Sluice, or delete the folder to fetch its layers again",
+			version, formatVersion)
+	}
+	dirs, err := s.algorithmDirs()
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return writeFile(name, []byte(strconv.Itoa(formatVersion)+"\n"))
+}
+
+func (s *Store) algorithmDirs() ([]string, error) {
+	var dirs []string
+	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
+		dir := filepath.Join(s.dir, a.String())
+		if _, err := os.Stat(dir); err == nil {
+			dirs = append(dirs, dir)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return dirs, nil
+}
+
+// readSerial returns the highest layer ID ever given out: the kernel caches FUSE nodes by it for as long as a FUSE
+// connection lives, so that an ID of a removed layer must not come back.
+func (s *Store) readSerial() (uint32, error) {
+	var serial uint32
+	if b, err := os.ReadFile(filepath.Join(s.dir, "serial")); err == nil {
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32); err == nil {
+			serial = uint32(n)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	digests, err := s.List()
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range digests {
+		if rec, err := readRecord(s.layerDir(d)); err == nil {
+			serial = max(serial, rec.ID)
+		}
+	}
+	return serial, nil
+}
+
+func (s *Store) nextID() (uint32, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := s.serial + 1
+	if err := writeFile(filepath.Join(s.dir, "serial"), []byte(strconv.FormatUint(uint64(id), 10)+"\n")); err != nil {
+		return 0, fmt.Errorf("number the layer: %w", err)
+	}
+	s.serial = id
+	return id, nil
+}
+
+// writeFile replaces a small file whole.
+func writeFile(name string, b []byte) error {
+	tmp := name + ".new"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}

@@ -1,0 +1,574 @@
+package cache
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	bootA = "aaaaaaaa-0000-4000-8000-000000000000"
+	bootB = "bbbbbbbb-0000-4000-8000-000000000000"
+)
+
+// sample is a layer of random chunks, each in 4 KiB blocks of its own.
+type sample struct {
+	digest digest.Digest
+	data   [][]byte
+	chunks []Chunk
+	size   int64
+}
+
+func newSample(name string, sizes ...int) sample {
+	s := sample{digest: digest.FromString(name)}
+	rnd := rand.New(rand.NewPCG(1, uint64(len(name))))
+	blob := int64(0)
+	for _, n := range sizes {
+		p := make([]byte, n)
+		for i := range p {
+			p[i] = byte(rnd.Uint32())
+		}
+		s.data = append(s.data, p)
+		s.chunks = append(s.chunks, Chunk{
+			DataOffset: s.size, Size: int64(n), BlobOffset: blob, BlobSize: int64(n) + 20, Digest: sha256.Sum256(p),
+		})
+		s.size += int64(n+4095) &^ 4095
+		blob += int64(n) + 20
+	}
+	return s
+}
+
+func (s sample) build(meta *os.File, add func(Chunk) error) error {
+	if _, err := meta.WriteString("metadata of " + s.digest.String()); err != nil {
+		return err
+	}
+	for _, c := range s.chunks {
+		if err := add(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s sample) info() Info {
+	return Info{Format: "estargz", TOCDigest: digest.FromString("toc"), BlobSize: 1 << 20, DataSize: s.size, PrefetchChunks: 1}
+}
+
+func (s sample) create(t *testing.T, store *Store) *Layer {
+	t.Helper()
+	l, err := store.Create(s.digest, s.info(), s.build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (s sample) put(t *testing.T, l *Layer, which ...int) {
+	t.Helper()
+	for _, i := range which {
+		if err := l.Put(i, s.data[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// check fails unless exactly the chunks which are there, with their bytes.
+func (s sample) check(t *testing.T, l *Layer, which ...int) {
+	t.Helper()
+	want := make(map[int]bool)
+	for _, i := range which {
+		want[i] = true
+	}
+	for i, p := range s.data {
+		if l.Has(i) != want[i] {
+			t.Errorf("Has(%d) = %v, want %v", i, !want[i], want[i])
+		}
+		if !want[i] {
+			continue
+		}
+		got := make([]byte, len(p))
+		if _, err := l.ReadAt(got, s.chunks[i].DataOffset); err != nil || !bytes.Equal(got, p) {
+			t.Errorf("chunk %d reads wrong: %v", i, err)
+		}
+	}
+	if n, _ := l.Present(); n != len(which) || l.Complete() != (n == len(s.data)) {
+		t.Errorf("%d of %d chunks present (complete: %v), want %d", n, len(s.data), l.Complete(), len(which))
+	}
+}
+
+func openStore(t *testing.T, root, boot string) *Store {
+	t.Helper()
+	s, err := open(root, boot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func closeAll(t *testing.T, closers ...interface{ Close() error }) {
+	t.Helper()
+	for _, c := range closers {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestLayerSurvivesRestart(t *testing.T) {
+	root := t.TempDir()
+	smp := newSample("layer", 1, 4096, 10_000, 100_000)
+
+	store := openStore(t, root, bootA)
+	l := smp.create(t, store)
+	smp.check(t, l)
+	smp.put(t, l, 1, 3)
+	smp.put(t, l, 1) // again is harmless
+	smp.check(t, l, 1, 3)
+	closeAll(t, l, store)
+
+	store = openStore(t, root, bootA)
+	l, err := store.Get(smp.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	smp.check(t, l, 1, 3)
+	want := smp.info()
+	want.ID = 1
+	if got := l.Info(); got != want {
+		t.Errorf("Info() = %+v, want %+v", got, want)
+	}
+	for i, c := range smp.chunks {
+		if got := l.Chunk(i); got != c {
+			t.Errorf("Chunk(%d) = %+v, want %+v", i, got, c)
+		}
+	}
+	smp.put(t, l, 0, 2)
+	smp.check(t, l, 0, 1, 2, 3)
+	closeAll(t, l, store)
+}
+
+func TestFind(t *testing.T) {
+	store := openStore(t, t.TempDir(), bootA)
+	l := newSample("find", 4096, 5000, 1).create(t, store)
+	for off, want := range map[int64]int{0: 0, 4095: 0, 4096: 1, 9095: 1, 9096: 2, 12287: 2, 12288: 2, 12289: 3, 1 << 40: 3} {
+		if got := l.Find(off); got != want {
+			t.Errorf("Find(%d) = %d, want %d", off, got, want)
+		}
+	}
+	closeAll(t, l, store)
+}
+
+func TestPutChecksDigest(t *testing.T) {
+	store := openStore(t, t.TempDir(), bootA)
+	smp := newSample("layer", 5000, 5000)
+	l := smp.create(t, store)
+	for name, p := range map[string][]byte{"another's": smp.data[1], "short": smp.data[0][:4999], "empty": nil} {
+		var de *DigestError
+		if err := l.Put(0, p); !errors.As(err, &de) || de.Chunk != 0 {
+			t.Errorf("%s bytes: Put returned %v, want a *DigestError", name, err)
+		}
+	}
+	smp.check(t, l)
+	got := make([]byte, 5000)
+	if _, err := l.ReadAt(got, 0); err != nil || !bytes.Equal(got, make([]byte, 5000)) {
+		t.Errorf("bytes with a wrong digest reached the data file (%v)", err)
+	}
+	closeAll(t, l, store)
+}
+
+func TestRebootMakesClaims(t *testing.T) {
+	root := t.TempDir()
+	smp := newSample("layer", 4096, 4096, 4096, 4096)
+	store := openStore(t, root, bootA)
+	l := smp.create(t, store)
+	smp.put(t, l, 0, 1, 2)
+	// What the disk kept of chunk 1 is not what was written.
+	if _, err := l.File().WriteAt([]byte("torn"), smp.chunks[1].DataOffset); err != nil {
+		t.Fatal(err)
+	}
+	closeAll(t, l, store)
+
+	for _, boot := range []string{bootB, bootA, bootB} { // claims nobody looked at survive further boots
+		store = openStore(t, root, boot)
+		l, err := store.Get(smp.digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := l.Present(); n != 0 {
+			t.Errorf("%d chunks believed after a reboot, unseen", n)
+		}
+		closeAll(t, l, store)
+	}
+	store = openStore(t, root, bootA)
+	l, err := store.Get(smp.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	smp.check(t, l, 0, 2)
+	smp.put(t, l, 1, 3)
+	smp.check(t, l, 0, 1, 2, 3)
+	closeAll(t, l, store)
+}
+
+func TestDamageIsAMiss(t *testing.T) {
+	smp := newSample("layer", 4096, 9000)
+	overwrite := func(off int64) func(string) error {
+		return func(name string) error {
+			f, err := os.OpenFile(name, os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte{0xff, 0xff}, off)
+			return errors.Join(err, f.Close())
+		}
+	}
+	cut := func(name string) error { return os.Truncate(name, 7) }
+	for _, test := range []struct {
+		name, file string
+		boot       string
+		do         func(string) error
+	}{
+		{"no metadata image", metaName, bootA, os.Remove},
+		{"metadata image torn by power loss", metaName, bootB, overwrite(3)},
+		{"no chunk table", chunksName, bootA, os.Remove},
+		{"chunk table cut", chunksName, bootA, cut},
+		{"chunk table empty", chunksName, bootA, func(n string) error { return os.Truncate(n, 0) }},
+		{"chunk table header", chunksName, bootA, overwrite(0)},
+		{"chunk table count", chunksName, bootA, overwrite(20)},
+		{"chunk table torn by power loss", chunksName, bootB, overwrite(50)},
+		{"no data file", dataName, bootA, os.Remove},
+		{"data file cut", dataName, bootA, cut},
+		{"no presence record", presentName, bootA, os.Remove},
+		{"presence record cut", presentName, bootA, cut},
+		{"presence record header", presentName, bootA, overwrite(8)},
+		{"no record", recordName, bootA, os.Remove},
+		{"record empty", recordName, bootA, func(n string) error { return os.Truncate(n, 0) }},
+		{"record cut", recordName, bootA, cut},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			root := t.TempDir()
+			store := openStore(t, root, bootA)
+			l := smp.create(t, store)
+			smp.put(t, l, 0)
+			closeAll(t, l, store)
+			if err := test.do(filepath.Join(store.layerDir(smp.digest), test.file)); err != nil {
+				t.Fatal(err)
+			}
+			store = openStore(t, root, test.boot)
+			if l, err := store.Get(smp.digest); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("Get returned %v, %v, want fs.ErrNotExist", l, err)
+			}
+			l = smp.create(t, store)
+			smp.check(t, l)
+			smp.put(t, l, 0, 1)
+			smp.check(t, l, 0, 1)
+			closeAll(t, l, store)
+		})
+	}
+}
+
+func TestCreateRefusesNonsense(t *testing.T) {
+	good := newSample("layer", 4096, 4096)
+	stop := errors.New("stop")
+	for _, test := range []struct {
+		name string
+		edit func(s *sample, info *Info)
+		err  error
+	}{
+		{"out of order", func(s *sample, _ *Info) { s.chunks[1].DataOffset = 4095 }, nil},
+		{"outside of the address space", func(s *sample, i *Info) { i.DataSize = 8191 }, nil},
+		{"overflow", func(s *sample, _ *Info) { s.chunks[1].Size = 1<<63 - 4096 }, nil},
+		{"empty chunk", func(s *sample, _ *Info) { s.chunks[0].Size = 0 }, nil},
+		{"negative blob offset", func(s *sample, _ *Info) { s.chunks[0].BlobOffset = -1 }, nil},
+		{"prefetch list too long", func(_ *sample, i *Info) { i.PrefetchChunks = 3 }, nil},
+		{"builder's error", func(s *sample, _ *Info) { s.chunks = nil }, stop},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			root := t.TempDir()
+			store := openStore(t, root, bootA)
+			s := sample{digest: good.digest, chunks: append([]Chunk(nil), good.chunks...)}
+			info := good.info()
+			test.edit(&s, &info)
+			l, err := store.Create(s.digest, info, func(meta *os.File, add func(Chunk) error) error {
+				return errors.Join(s.build(meta, add), test.err)
+			})
+			if err == nil {
+				l.Close()
+				t.Fatal("Create took it")
+			}
+			if test.err != nil && !errors.Is(err, test.err) {
+				t.Errorf("Create returned %v, which does not wrap %v", err, test.err)
+			}
+			if left, _ := os.ReadDir(store.tempDir()); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			if ds, _ := store.List(); len(ds) != 0 {
+				t.Errorf("half-made layers are listed: %v", ds)
+			}
+			closeAll(t, store)
+		})
+	}
+	store := openStore(t, t.TempDir(), bootA)
+	if _, err := store.Create("sha256:../../x", good.info(), good.build); err == nil {
+		t.Error("Create took a digest that is a path")
+	}
+	closeAll(t, store)
+}
+
+func TestIDsAreNeverReused(t *testing.T) {
+	root := t.TempDir()
+	seen := make(map[uint32]bool)
+	for round := range 3 {
+		store := openStore(t, root, bootA)
+		for range 3 {
+			smp := newSample("layer", 4096)
+			l := smp.create(t, store)
+			if id := l.Info().ID; id == 0 || seen[id] {
+				t.Errorf("ID %d was given out before", id)
+			}
+			seen[l.Info().ID] = true
+			if err := store.Remove(smp.digest); err != nil {
+				t.Error(err)
+			}
+			closeAll(t, l)
+		}
+		closeAll(t, store)
+		if round == 1 { // lost by a power cut; the layers themselves still say
+			store := openStore(t, root, bootA)
+			l := newSample("kept", 4096).create(t, store)
+			seen[l.Info().ID] = true
+			closeAll(t, l, store)
+			if err := os.Truncate(filepath.Join(root, "layers", "serial"), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestRemove(t *testing.T) {
+	root := t.TempDir()
+	store := openStore(t, root, bootA)
+	smp := newSample("layer", 4096, 50_000)
+	l := smp.create(t, store)
+	smp.put(t, l, 0, 1)
+	before, err := store.Usage()
+	if err != nil || before < 54_000 {
+		t.Errorf("store occupies %d bytes (%v), want at least 54,000", before, err)
+	}
+	if n, err := l.Usage(); err != nil || n != before {
+		t.Errorf("layer occupies %d bytes (%v), the store %d", n, err, before)
+	}
+	if err := store.Remove(smp.digest); err != nil {
+		t.Fatal(err)
+	}
+	smp.check(t, l, 0, 1) // still open
+	if n, err := store.Usage(); err != nil || n != 0 {
+		t.Errorf("empty store occupies %d bytes (%v)", n, err)
+	}
+	if n, err := l.Usage(); err != nil || n != 0 {
+		t.Errorf("removed layer occupies %d bytes (%v)", n, err)
+	}
+	if _, err := store.Get(smp.digest); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Get of a removed layer returned %v", err)
+	}
+	again := smp.create(t, store) // beside the old one
+	smp.check(t, again)
+	if again.Info().ID == l.Info().ID {
+		t.Error("two open layers have one ID")
+	}
+	closeAll(t, l, again)
+	if err := store.Remove(digest.FromString("never there")); err != nil {
+		t.Error(err)
+	}
+	closeAll(t, store)
+}
+
+func TestOneStoreOneProcess(t *testing.T) {
+	root := t.TempDir()
+	store := openStore(t, root, bootA)
+	if _, err := open(root, bootA); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second Open returned %v, want ErrLocked", err)
+	}
+	closeAll(t, store)
+	closeAll(t, openStore(t, root, bootA))
+}
+
+func TestFormatVersion(t *testing.T) {
+	for _, test := range []struct {
+		name, version string
+		kept          bool
+		err           string
+	}{
+		{"this one", "1\n", true, ""},
+		{"older", "0\n", false, ""},
+		{"unreadable", "?", false, ""},
+		{"empty", "", false, ""},
+		{"newer", "2\n", true, "format version is 2"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			root := t.TempDir()
+			store := openStore(t, root, bootA)
+			smp := newSample("layer", 4096)
+			closeAll(t, smp.create(t, store), store)
+			if err := os.WriteFile(filepath.Join(root, "layers", "format"), []byte(test.version), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			store, err := open(root, bootA)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Fatalf("Open returned %v, want %q", err, test.err)
+				}
+			} else {
+				if err != nil {
+					t.Fatal(err)
+				}
+				closeAll(t, store)
+			}
+			if _, err := os.Stat(layerPath(root, smp.digest)); (err == nil) != test.kept {
+				t.Errorf("layer kept: %v, want %v", err == nil, test.kept)
+			}
+		})
+	}
+}
+
+func layerPath(root string, d digest.Digest) string {
+	return (&Store{dir: filepath.Join(root, "layers")}).layerDir(d)
+}
+
+func TestConcurrentUse(t *testing.T) {
+	store := openStore(t, t.TempDir(), bootA)
+	sizes := make([]int, 700)
+	for i := range sizes {
+		sizes[i] = 1 + i*7
+	}
+	smp := newSample("layer", sizes...)
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			l, err := store.Create(smp.digest, smp.info(), smp.build)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for k := range smp.data {
+				i := (k*31 + worker*97) % len(smp.data)
+				if !l.Has(i) {
+					if err := l.Put(i, smp.data[i]); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if !l.Complete() {
+				t.Error("all chunks put, yet not complete")
+			}
+			closeAll(t, l)
+		})
+	}
+	wg.Wait()
+	l, err := store.Get(smp.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make([]int, len(smp.data))
+	for i := range all {
+		all[i] = i
+	}
+	smp.check(t, l, all...)
+	closeAll(t, l, store)
+}
+
+func TestOpenClearsLeftovers(t *testing.T) {
+	root := t.TempDir()
+	store := openStore(t, root, bootA)
+	half := filepath.Join(store.tempDir(), "layer-123")
+	if err := os.MkdirAll(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	closeAll(t, store)
+	closeAll(t, openStore(t, root, bootA))
+	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half-made layer is still there: %v", err)
+	}
+}
+
+func TestUnwritableRoot(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(name); err == nil || !strings.Contains(err.Error(), name) {
+		t.Errorf("Open below a file returned %v, want an error that names it", err)
+	}
+}
+
+// FuzzOpen gives the parsers of what is on disk bytes that we did not write.
+func FuzzOpen(f *testing.F) {
+	root := f.TempDir()
+	store, err := open(root, bootA)
+	if err != nil {
+		f.Fatal(err)
+	}
+	smp := newSample("layer", 100, 5000)
+	l, err := store.Create(smp.digest, smp.info(), smp.build)
+	if err != nil {
+		f.Fatal(err)
+	}
+	var seed [3][]byte
+	for i, name := range []string{chunksName, presentName, recordName} {
+		if seed[i], err = os.ReadFile(filepath.Join(l.dir, name)); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Add(seed[0], seed[1], seed[2])
+	f.Add(seed[0], seed[1][:60], seed[2])
+	f.Add(seed[0][:32], seed[1], []byte(`{"version":1,"id":1}`))
+	dir := l.dir
+	if err := errors.Join(l.Close(), store.Close()); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, table, present, record []byte) {
+		for name, b := range map[string][]byte{chunksName: table, presentName: present, recordName: record} {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := openLayer(dir, bootA)
+		if err != nil {
+			return
+		}
+		defer l.free()
+		for i := range l.NumChunks() {
+			l.Chunk(i)
+			l.Find(int64(i))
+		}
+	})
+}
+
+func BenchmarkHas(b *testing.B) {
+	store, err := open(b.TempDir(), bootA)
+	if err != nil {
+		b.Fatal(err)
+	}
+	smp := newSample("layer", 4096)
+	l, err := store.Create(smp.digest, smp.info(), smp.build)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := l.Put(0, smp.data[0]); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if !l.Has(l.Find(17)) {
+			b.Fatal("absent")
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package cache
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	metaName    = "meta.erofs"
+	chunksName  = "chunks"
+	dataName    = "data"
+	presentName = "present"
+	recordName  = "layer.json"
+)
+
+// DigestError says that bytes are not those of the chunk they were given for.
+type DigestError struct {
+	Chunk     int
+	Got, Want digest.Digest
+}
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("chunk %d: digest is %s, should be %s", e.Chunk, e.Got, e.Want)
+}
+
+// Layer is one layer of a Store.
+type Layer struct {
+	digest digest.Digest
+	dir    string
+	info   Info
+	store  *Store
+	refs   int // guarded by store.mu
+
+	table    table
+	presence presence
+	data     *os.File
+
+	presentChunks, presentBytes atomic.Int64
+}
+
+// openLayer opens what is in dir. The error wraps fs.ErrNotExist where a file is missing or damaged.
+func openLayer(dir, boot string) (_ *Layer, err error) {
+	rec, err := readRecord(dir)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Boot != boot {
+		if err := rec.verify(dir); err != nil {
+			return nil, err
+		}
+	}
+	l := &Layer{dir: dir, info: rec.Info}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.free())
+		}
+	}()
+	if _, err := os.Stat(l.MetadataPath()); err != nil {
+		return nil, err
+	}
+	if l.table, err = openTable(filepath.Join(dir, chunksName)); err != nil {
+		return nil, err
+	}
+	if rec.PrefetchChunks > l.table.count {
+		return nil, damaged("%s: prefetch list is longer than the chunk table", recordName)
+	}
+	if l.data, err = openData(filepath.Join(dir, dataName), rec.DataSize); err != nil {
+		return nil, err
+	}
+	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count, boot); err != nil {
+		return nil, err
+	}
+	for i := range l.table.count {
+		if isSet(l.presence.present, i) {
+			l.presentChunks.Add(1)
+			l.presentBytes.Add(l.table.chunk(i).Size)
+		}
+	}
+	return l, nil
+}
+
+func openData(name string, size int64) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || st.Size() != size {
+		return nil, errors.Join(damaged("%s: not %d bytes", dataName, size), err, f.Close())
+	}
+	return f, nil
+}
+
+// Close gives the layer back. The last Close of a layer unmaps its files.
+func (l *Layer) Close() error {
+	if !l.store.release(l) {
+		return nil
+	}
+	if err := l.free(); err != nil {
+		return fmt.Errorf("close layer %s: %w", l.digest, err)
+	}
+	return nil
+}
+
+func (l *Layer) free() error {
+	errs := []error{l.table.unmap(), l.presence.unmap()}
+	if l.data != nil {
+		errs = append(errs, l.data.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Digest returns that of the layer's blob.
+func (l *Layer) Digest() digest.Digest { return l.digest }
+
+// Info returns what the layer is.
+func (l *Layer) Info() Info { return l.info }
+
+// MetadataPath returns the path of the metadata image, gone once the layer is removed.
+func (l *Layer) MetadataPath() string { return filepath.Join(l.dir, metaName) }
+
+// File returns the data file, valid until Close. What it holds where Has does not say so is meaningless.
+func (l *Layer) File() *os.File { return l.data }
+
+// NumChunks returns how many chunks the layer has.
+func (l *Layer) NumChunks() int { return l.table.count }
+
+// Chunk returns chunk i of [0, NumChunks()).
+func (l *Layer) Chunk(i int) Chunk { return l.table.chunk(i) }
+
+// Find returns the first chunk that ends after byte off of the address space, or NumChunks() if there is none.
+func (l *Layer) Find(off int64) int { return l.table.find(off) }
+
+// Has reports whether the data file holds chunk i. The first call after a reboot for a chunk that was there before reads
+// and hashes it.
+func (l *Layer) Has(i int) bool {
+	return isSet(l.presence.present, i) || isSet(l.presence.claimed, i) && l.check(i)
+}
+
+// check settles the claim that chunk i is present.
+func (l *Layer) check(i int) bool {
+	c := l.table.chunk(i)
+	p := make([]byte, c.Size)
+	_, err := l.data.ReadAt(p, c.DataOffset)
+	ok := err == nil && sha256.Sum256(p) == c.Digest
+	if ok {
+		l.mark(i, c.Size)
+	}
+	unset(l.presence.claimed, i)
+	return ok
+}
+
+func (l *Layer) mark(i int, size int64) {
+	if set(l.presence.present, i) {
+		l.presentChunks.Add(1)
+		l.presentBytes.Add(size)
+	}
+}
+
+// Put stores chunk i. Bytes whose digest is not the chunk's are not written, and the error is a *DigestError.
+// Storing a chunk again is harmless.
+func (l *Layer) Put(i int, p []byte) error {
+	c := l.table.chunk(i)
+	if got := sha256.Sum256(p); !bytes.Equal(got[:], c.Digest[:]) {
+		return &DigestError{Chunk: i, Got: digest.NewDigestFromBytes(digest.SHA256, got[:]), Want: digest.NewDigestFromBytes(digest.SHA256, c.Digest[:])}
+	}
+	if _, err := l.data.WriteAt(p, c.DataOffset); err != nil {
+		return fmt.Errorf("store chunk %d of layer %s: %w", i, l.digest, err)
+	}
+	l.mark(i, c.Size)
+	return nil
+}
+
+// ReadAt reads the address space: the caller has asked Has for the chunks in it. It has the semantics of io.ReaderAt.
+func (l *Layer) ReadAt(p []byte, off int64) (int, error) { return l.data.ReadAt(p, off) }
+
+// Present returns how many chunks, of how many uncompressed bytes, the data file holds. Chunks from before a reboot
+// count once they were looked at.
+func (l *Layer) Present() (chunks int, bytes int64) {
+	return int(l.presentChunks.Load()), l.presentBytes.Load()
+}
+
+// Complete reports whether all chunks are present.
+func (l *Layer) Complete() bool { return l.presentChunks.Load() == int64(l.table.count) }
+
+// Usage returns the bytes that the layer's files occupy on disk; 0 when it was removed.
+func (l *Layer) Usage() (int64, error) {
+	n, err := dirUsage(l.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("usage of layer %s: %w", l.digest, err)
+	}
+	return n, nil
+}

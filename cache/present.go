@@ -1,0 +1,104 @@
+package cache
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A presence record is a header and two bitmaps of one bit a chunk, in native byte order (it never leaves its machine):
+//
+//	header   magic [8]byte, version u32, chunks u32, boot ID [36]byte, reserved [12]byte
+//	present  chunks that the data file holds, checked during the boot that the header names
+//	claimed  chunks that were present in an earlier boot and were not looked at since
+const (
+	presenceMagic   = "SLUICEPR"
+	presenceVersion = 1
+	presenceHeader  = 64
+	bootIDSize      = 36
+)
+
+// bitmapWords is in units of 32 bits, rounded up to whole cache lines so that both bitmaps are aligned.
+func bitmapWords(chunks int) int { return (chunks + 511) / 512 * 16 }
+
+type presence struct {
+	mapping
+	present, claimed []uint32
+}
+
+func createPresence(name string, chunks int, boot string) error {
+	if len(boot) != bootIDSize {
+		return fmt.Errorf("boot ID %q is not %d bytes", boot, bootIDSize)
+	}
+	b := append(make([]byte, 0, presenceHeader+8*bitmapWords(chunks)), presenceMagic...)
+	b = binary.NativeEndian.AppendUint32(b, presenceVersion)
+	b = binary.NativeEndian.AppendUint32(b, uint32(chunks))
+	b = append(b, boot...)
+	// Written out, not left sparse: storing into a mapping must not need a block that a full disk hasn't got.
+	return os.WriteFile(name, b[:cap(b)], 0o600)
+}
+
+// openPresence maps the record. One of another boot has its marks turned into claims.
+func openPresence(name string, chunks int, boot string) (presence, error) {
+	m, err := mapFile(name, true)
+	if err != nil {
+		return presence{}, err
+	}
+	words := bitmapWords(chunks)
+	if len(m) != presenceHeader+8*words || string(m[:8]) != presenceMagic ||
+		binary.NativeEndian.Uint32(m[8:]) != presenceVersion || binary.NativeEndian.Uint32(m[12:]) != uint32(chunks) {
+		return presence{}, errors.Join(damaged("%s: not the presence record of %d chunks", presentName, chunks), m.unmap())
+	}
+	p := presence{mapping: m}
+	if words > 0 {
+		bits := unsafe.Slice((*uint32)(unsafe.Pointer(&m[presenceHeader])), 2*words)
+		p.present, p.claimed = bits[:words], bits[words:]
+	}
+	if stamp := m[16 : 16+bootIDSize]; string(stamp) != boot {
+		if err := p.distrust(); err != nil {
+			return presence{}, errors.Join(err, m.unmap())
+		}
+		copy(stamp, boot)
+	}
+	return p, nil
+}
+
+// distrust turns marks into claims. Until the boot ID is stamped it may be done again, so the order between the two
+// bitmaps and the stamp on disk is all that matters.
+func (p presence) distrust() error {
+	for i := range p.present {
+		p.claimed[i] |= p.present[i]
+	}
+	if err := unix.Msync(p.mapping, unix.MS_SYNC); err != nil {
+		return fmt.Errorf("sync %s: %w", presentName, err)
+	}
+	clear(p.present)
+	if err := unix.Msync(p.mapping, unix.MS_SYNC); err != nil {
+		return fmt.Errorf("sync %s: %w", presentName, err)
+	}
+	return nil
+}
+
+func bit(i int) (word int, mask uint32) { return i / 32, 1 << (i % 32) }
+
+func isSet(bits []uint32, i int) bool {
+	w, m := bit(i)
+	return atomic.LoadUint32(&bits[w])&m != 0
+}
+
+// set marks i and reports whether it was not marked before.
+func set(bits []uint32, i int) bool {
+	w, m := bit(i)
+	return atomic.OrUint32(&bits[w], m)&m == 0
+}
+
+// unset clears the mark of i and reports whether there was one.
+func unset(bits []uint32, i int) bool {
+	w, m := bit(i)
+	return atomic.AndUint32(&bits[w], ^m)&m != 0
+}

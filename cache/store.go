@@ -1,0 +1,176 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// Get returns the layer with blob digest d. The error wraps fs.ErrNotExist when the store does not have it, and also
+// when what it has is damaged (Create then replaces it); the cause is in the error. The caller closes the layer.
+func (s *Store) Get(d digest.Digest) (*Layer, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("get layer %q: %w", d, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.get(d)
+}
+
+func (s *Store) get(d digest.Digest) (*Layer, error) {
+	if l := s.open[d]; l != nil {
+		l.refs++
+		return l, nil
+	}
+	l, err := openLayer(s.layerDir(d), s.boot)
+	if err != nil {
+		return nil, fmt.Errorf("get layer %s: %w", d, err)
+	}
+	l.digest, l.store, l.refs = d, s, 1
+	s.open[d] = l
+	return l, nil
+}
+
+// Create makes the layer with blob digest d: build writes its metadata image into meta and gives its chunks to add in
+// the order of DataOffset. info.ID is chosen by the store. Nothing is visible before all is written; where another call
+// was faster, its layer is returned. The caller closes the layer.
+func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add func(Chunk) error) error) (*Layer, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("create layer %q: %w", d, err)
+	}
+	tmp, err := os.MkdirTemp(s.tempDir(), "layer-")
+	if err != nil {
+		return nil, fmt.Errorf("create layer %s: %w", d, err)
+	}
+	defer os.RemoveAll(tmp)
+	if info.ID, err = s.nextID(); err != nil {
+		return nil, fmt.Errorf("create layer %s: %w", d, err)
+	}
+	if err := buildLayer(tmp, record{Version: formatVersion, Boot: s.boot, Info: info}, build); err != nil {
+		return nil, fmt.Errorf("create layer %s: %w", d, err)
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, err := s.get(d); err == nil {
+		return l, nil
+	}
+	if err := s.publish(tmp, s.layerDir(d)); err != nil {
+		return nil, fmt.Errorf("create layer %s: %w", d, err)
+	}
+	return s.get(d)
+}
+
+// publish puts a finished folder in its place, in that of a damaged one if there is one.
+func (s *Store) publish(tmp, dir string) error {
+	if err := s.discard(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
+		return err
+	}
+	return os.Rename(tmp, dir)
+}
+
+// discard removes a layer's folder: out of sight at once, then file by file.
+func (s *Store) discard(dir string) error {
+	trash, err := os.MkdirTemp(s.tempDir(), "trash-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(trash)
+	if err := os.Rename(dir, filepath.Join(trash, "layer")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Remove removes the layer's files. Layers that are open keep working on them until they are closed. Removing what is
+// not there is no error.
+func (s *Store) Remove(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("remove layer %q: %w", d, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, d)
+	if err := s.discard(s.layerDir(d)); err != nil {
+		return fmt.Errorf("remove layer %s: %w", d, err)
+	}
+	return nil
+}
+
+// release drops one reference to l, and reports whether it was the last.
+func (s *Store) release(l *Layer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.refs--
+	if l.refs > 0 {
+		return false
+	}
+	if s.open[l.digest] == l {
+		delete(s.open, l.digest)
+	}
+	return true
+}
+
+// List returns the digests of all layers on disk, damaged ones too.
+func (s *Store) List() ([]digest.Digest, error) {
+	dirs, err := s.algorithmDirs()
+	if err != nil {
+		return nil, fmt.Errorf("list layers: %w", err)
+	}
+	var out []digest.Digest
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, fmt.Errorf("list layers: %w", err)
+		}
+		for _, e := range entries {
+			d := digest.NewDigestFromEncoded(digest.Algorithm(filepath.Base(dir)), e.Name())
+			if d.Validate() == nil {
+				out = append(out, d)
+			}
+		}
+	}
+	return out, nil
+}
+
+// Usage returns the bytes on disk of all layers.
+func (s *Store) Usage() (int64, error) {
+	digests, err := s.List()
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, d := range digests {
+		n, err := dirUsage(s.layerDir(d))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+			return 0, fmt.Errorf("usage of layer %s: %w", d, err)
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// dirUsage returns the bytes on disk of the files in dir. Sparse files count with what they occupy.
+func dirUsage(dir string) (int64, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, e := range entries {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, e.Name()), &st); err != nil {
+			return 0, &fs.PathError{Op: "lstat", Path: e.Name(), Err: err}
+		}
+		sum += st.Blocks * 512
+	}
+	return sum, nil
+}

@@ -1,0 +1,142 @@
+package cache
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"sort"
+)
+
+// Chunk is one record of a chunk table. Offsets and sizes are in bytes.
+type Chunk struct {
+	DataOffset  int64    // where the chunk lies in the address space
+	Size        int64    // uncompressed, at least 1
+	BlobOffset  int64    // where the compressed stream (gzip member, zstd frame) that holds it begins in the blob
+	BlobSize    int64    // how much of the blob that stream takes at most: up to the next stream
+	InnerOffset int64    // where the chunk begins in the decompressed stream
+	Digest      [32]byte // SHA-256 of the uncompressed bytes
+}
+
+// A chunk table is a header and fixed-size records, all little endian, in the order of DataOffset:
+//
+//	header  magic [8]byte, version u32, record size u32, count u64, reserved [8]byte
+//	record  DataOffset, Size, BlobOffset, BlobSize, InnerOffset u64, Digest [32]byte
+const (
+	tableMagic   = "SLUICECT"
+	tableVersion = 1
+	tableHeader  = 32
+	recordSize   = 5*8 + 32
+)
+
+func (c Chunk) append(b []byte) []byte {
+	for _, v := range [...]int64{c.DataOffset, c.Size, c.BlobOffset, c.BlobSize, c.InnerOffset} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(v))
+	}
+	return append(b, c.Digest[:]...)
+}
+
+// tableWriter writes a chunk table.
+type tableWriter struct {
+	f        *os.File
+	w        *bufio.Writer
+	dataSize int64
+	end      int64 // of the last chunk in the address space
+	count    int
+	buf      []byte
+}
+
+func createTable(name string, dataSize int64) (*tableWriter, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	t := &tableWriter{f: f, w: bufio.NewWriterSize(f, 256<<10), dataSize: dataSize}
+	_, err = t.w.Write(make([]byte, tableHeader)) // known at the end
+	return t, err
+}
+
+func (t *tableWriter) add(c Chunk) error {
+	if c.DataOffset < t.end || c.Size <= 0 || c.DataOffset > math.MaxInt64-c.Size || c.DataOffset+c.Size > t.dataSize {
+		return fmt.Errorf("chunk %d: bytes %d+%d are out of order or outside of the address space of %d bytes",
+			t.count, c.DataOffset, c.Size, t.dataSize)
+	}
+	if c.BlobOffset < 0 || c.BlobSize <= 0 || c.InnerOffset < 0 {
+		return fmt.Errorf("chunk %d: bytes %d+%d of the blob, %d inside, are no place", t.count, c.BlobOffset, c.BlobSize, c.InnerOffset)
+	}
+	t.end = c.DataOffset + c.Size
+	t.count++
+	t.buf = c.append(t.buf[:0])
+	_, err := t.w.Write(t.buf)
+	return err
+}
+
+func (t *tableWriter) finish() error {
+	if err := t.w.Flush(); err != nil {
+		return err
+	}
+	h := append(make([]byte, 0, tableHeader), tableMagic...)
+	h = binary.LittleEndian.AppendUint32(h, tableVersion)
+	h = binary.LittleEndian.AppendUint32(h, recordSize)
+	h = binary.LittleEndian.AppendUint64(h, uint64(t.count))
+	_, err := t.f.WriteAt(h, 0)
+	return err
+}
+
+func (t *tableWriter) close() { t.f.Close() }
+
+// table is a chunk table mapped into memory.
+type table struct {
+	mapping
+	count int
+}
+
+func openTable(name string) (table, error) {
+	m, err := mapFile(name, false)
+	if err != nil {
+		return table{}, err
+	}
+	t := table{mapping: m}
+	if err := t.check(); err != nil {
+		return table{}, errors.Join(damaged("%s: %v", chunksName, err), m.unmap())
+	}
+	return t, nil
+}
+
+func (t *table) check() error {
+	if len(t.mapping) < tableHeader || string(t.mapping[:8]) != tableMagic {
+		return errors.New("not a chunk table")
+	}
+	if v, r := binary.LittleEndian.Uint32(t.mapping[8:]), binary.LittleEndian.Uint32(t.mapping[12:]); v != tableVersion || r != recordSize {
+		return fmt.Errorf("version %d with records of %d bytes", v, r)
+	}
+	n := binary.LittleEndian.Uint64(t.mapping[16:])
+	if have := uint64(len(t.mapping)-tableHeader) / recordSize; n != have || uint64(len(t.mapping)) != tableHeader+n*recordSize {
+		return fmt.Errorf("%d bytes for %d chunks", len(t.mapping), n)
+	}
+	t.count = int(n)
+	return nil
+}
+
+func (t *table) record(i int) []byte {
+	return t.mapping[tableHeader+i*recordSize:][:recordSize]
+}
+
+func (t *table) chunk(i int) Chunk {
+	r := t.record(i)
+	field := func(k int) int64 { return int64(binary.LittleEndian.Uint64(r[8*k:])) }
+	return Chunk{
+		DataOffset: field(0), Size: field(1), BlobOffset: field(2), BlobSize: field(3), InnerOffset: field(4),
+		Digest: [32]byte(r[5*8:]),
+	}
+}
+
+// find returns the first chunk that ends after off, or count.
+func (t *table) find(off int64) int {
+	return sort.Search(t.count, func(i int) bool {
+		r := t.record(i)
+		return int64(binary.LittleEndian.Uint64(r)+binary.LittleEndian.Uint64(r[8:])) > off
+	})
+}
