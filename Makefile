@@ -1,0 +1,67 @@
+# Sluice. `make help` lists what can be made.
+
+SHELL  := /bin/bash
+CACHE  := $(CURDIR)/.cache
+OUT    := $(CURDIR)/out
+PREFIX ?= /usr/local
+VCS    := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
+BUILD  := CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
+LINT   := $(CACHE)/bin/golangci-lint
+# What `go test` is given; `make test TESTFLAGS='-run TestX -v' PKG=./fs` narrows it.
+PKG       ?= ./...
+TESTFLAGS ?=
+FUZZTIME  ?= 20s
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## out/containerd-sluice-grpc and out/ctr-remote
+	$(BUILD) -o $(OUT)/ ./cmd/containerd-sluice-grpc ./cmd/ctr-remote
+
+.PHONY: demo
+demo: ## pull and run a real image lazily and with overlayfs, and print the table (IMAGE= LATENCY= BANDWIDTH= RUNS=)
+	.ci/install gcc libc6-dev
+	go run ./integration/demo
+
+.PHONY: test
+test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with the race detector
+	.ci/install gcc libc6-dev erofs-utils umoci debootstrap
+	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) $(PKG)
+
+.PHONY: test-all
+test-all: ## `make test` three times, on one CPU as well, with the larger Debian images, and each fuzz target for FUZZTIME
+	.ci/install gcc libc6-dev erofs-utils umoci debootstrap
+	CGO_ENABLED=1 SLUICE_TEST_ALL=1 go test -race -timeout 60m -count=1 ./...
+	CGO_ENABLED=1 go test -race -timeout 60m -count=2 -cpu 1,2 ./cache ./converter ./fs/... ./snapshotter
+	$(MAKE) fuzz
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (20s)
+	@set -e; for f in $$(git grep -lE '^func Fuzz' -- '*_test.go'); do \
+		for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$f"); do \
+			echo "== $$f $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$f")"; \
+		done; \
+	done
+
+.PHONY: lint
+lint: $(LINT) ## gofmt, go vet and golangci-lint with the list in .golangci.yml
+	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	go mod tidy -diff
+	go vet ./...
+	$(LINT) run ./...
+
+$(LINT): .ci/lint/go.mod .ci/lint/go.sum
+	cd .ci/lint && CGO_ENABLED=0 go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: install
+install: build ## both programs, the systemd unit and a sample configuration below PREFIX (/usr/local) and DESTDIR
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(OUT)/containerd-sluice-grpc $(OUT)/ctr-remote
+	install -D -m 644 -t $(DESTDIR)/etc/systemd/system contrib/systemd/containerd-sluice-grpc.service
+
+.PHONY: clean
+clean: ## remove what was built; .cache, which holds downloads and test images, too
+	rm -rf $(OUT) $(CACHE)
