@@ -1,0 +1,87 @@
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// An Error is what one host came to. When several hosts were asked, the error returned is errors.Join of one each.
+// None of its fields, and no error below it, holds a token, a password or the query of a URL.
+type Error struct {
+	Op       string // what was wanted: "read", "size", "manifest"
+	Ref      string // image reference
+	Digest   digest.Digest
+	Host     string // that was asked; "" if it did not come to that
+	URL      string // that answered last, without its query; "" if it is the host's own for the blob
+	Status   int    // HTTP status of the last answer; 0 if there was none or its status was not the problem
+	Code     string // from the registry, as in the distribution specification ("MANIFEST_UNKNOWN"); at most 64 bytes
+	Message  string // from the registry; at most 256 bytes
+	Attempts int    // requests that this host was sent
+	Err      error  // nil if Status says it all
+
+	temporary  bool
+	retryAfter time.Duration
+	sized      bool  // the host has said that there is too little of the blob, and how much
+	size       int64 // if sized
+}
+
+// Temporary reports whether the same host may answer better later.
+func (e *Error) Temporary() bool { return e.temporary }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s of %s", e.Op, e.Digest, e.Ref)
+	if e.Host != "" {
+		fmt.Fprintf(&b, ": host %s", e.Host)
+	}
+	if e.URL != "" {
+		fmt.Fprintf(&b, ": %s", e.URL)
+	}
+	if e.Status != 0 {
+		fmt.Fprintf(&b, ": %d %s", e.Status, http.StatusText(e.Status))
+	}
+	if e.Code != "" {
+		fmt.Fprintf(&b, ": %s", e.Code)
+	}
+	if e.Message != "" {
+		fmt.Fprintf(&b, ": %s", e.Message)
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.Attempts > 1 {
+		fmt.Fprintf(&b, " (%d attempts)", e.Attempts)
+	}
+	return b.String()
+}
+
+// Temporary reports whether any host that err tells of may answer better later.
+func Temporary(err error) bool {
+	switch e := err.(type) { //nolint:errorlint // this walks the tree itself: errors.As stops at the first host
+	case *Error:
+		return e.temporary
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			if Temporary(err) {
+				return true
+			}
+		}
+	case interface{ Unwrap() error }:
+		return Temporary(e.Unwrap())
+	}
+	return false
+}
+
+var (
+	errStalled   = errors.New("no byte for too long")
+	errRedirects = fmt.Errorf("more than %d redirects", maxRedirects)
+	errTooMany   = errors.New("too many answers with too little in them")
+	errLocation  = errors.New("redirect without a usable Location")
+)
