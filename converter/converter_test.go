@@ -1,0 +1,432 @@
+package converter_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/platforms"
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-snapshotter/sluice/converter"
+	"github.com/sluice-snapshotter/sluice/converter/endpoint"
+	"github.com/sluice-snapshotter/sluice/converter/image"
+	"github.com/sluice-snapshotter/sluice/converter/prefetch"
+)
+
+var host = platforms.DefaultSpec()
+
+// TestMain gives the tests a temporary folder of their own, which must be empty in the end.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "converter-test")
+	if err != nil {
+		panic(err)
+	}
+	tests := filepath.Join(dir, "tests") // t.TempDir is below the temporary folder as well
+	if err := os.Mkdir(tests, 0o755); err != nil {
+		panic(err)
+	}
+	if err := os.Setenv("TMPDIR", tests); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	left, err := filepath.Glob(filepath.Join(tests, "*"))
+	if code == 0 && (err != nil || len(left) > 0) {
+		println("left behind:", strings.Join(left, " "))
+		code = 1
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func TestTreeIsTheSame(t *testing.T) {
+	for _, compression := range []string{"gzip", "zstd", ""} {
+		t.Run("from "+compression, func(t *testing.T) {
+			src := newLayout(t)
+			plain := everything(t)
+			src.tag(src.image(host, testLayer{tar: plain, compression: compression}))
+			out, report := convertTo(t, src.source(), converter.Options{ChunkSize: 64 << 10})
+
+			blob := out.read(report.Layers[0].Target)
+			got, want := entriesOf(t, blob), entriesOf(t, plain)
+			for _, extra := range []string{"/" + estargz.TOCTarName, "/" + estargz.NoPrefetchLandmark} {
+				if _, ok := got[extra]; !ok {
+					t.Errorf("%s is missing", extra)
+				}
+				delete(got, extra)
+			}
+			for name, w := range want {
+				if g, ok := got[name]; !ok || !reflect.DeepEqual(g, w) {
+					t.Errorf("%s: got %+v, want %+v", name, g, w)
+				}
+				delete(got, name)
+			}
+			if len(got) > 0 {
+				t.Errorf("entries that the source has not: %v", got)
+			}
+		})
+	}
+}
+
+// TestSparse has files with holes come out whole; GNU tar wrote the archive.
+func TestSparse(t *testing.T) {
+	for _, format := range []string{"gnu", "pax"} {
+		t.Run(format, func(t *testing.T) {
+			plain, err := os.ReadFile(filepath.Join("testdata", "sparse-"+format+".tar"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			src := newLayout(t)
+			src.tag(src.image(host, testLayer{tar: plain}))
+			out, report := convertTo(t, src.source(), converter.Options{})
+			got := entriesOf(t, out.read(report.Layers[0].Target))["/holes"]
+			want := make([]byte, 1<<20)
+			copy(want[512<<10:], "middle")
+			if got.content != string(want) || got.Typeflag != '0' {
+				t.Errorf("got type %c, %d bytes, equal %t", got.Typeflag, len(got.content), got.content == string(want))
+			}
+		})
+	}
+}
+
+// TestEstargzLibraryAgrees reads what was built with the reference implementation.
+func TestEstargzLibraryAgrees(t *testing.T) {
+	for name, o := range map[string]converter.Options{
+		"default":        {ChunkSize: 64 << 10},
+		"min chunk size": {ChunkSize: 64 << 10, MinChunkSize: 100 << 10},
+		"stored":         {CompressionLevel: new(0)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := newLayout(t)
+			src.tag(src.image(host, testLayer{tar: everything(t), compression: "gzip"}))
+			out, report := convertTo(t, src.source(), o)
+			blob := out.read(report.Layers[0].Target)
+			r, err := estargz.Open(io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The library's own verifier knows one chunk per stream only.
+			if _, err := r.VerifyTOC(report.Layers[0].TOC); err != nil && o.MinChunkSize == 0 {
+				t.Fatal(err)
+			}
+			if r.TOCDigest() != report.Layers[0].TOC {
+				t.Errorf("TOC digest %s, want %s", r.TOCDigest(), report.Layers[0].TOC)
+			}
+			for path, e := range entriesOf(t, blob) {
+				if e.Typeflag != '0' || path == "/"+estargz.TOCTarName {
+					continue
+				}
+				f, err := r.OpenFile(strings.TrimPrefix(path, "/"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(f)
+				if err != nil || string(got) != e.content {
+					t.Errorf("%s: %d bytes of %d, %v", path, len(got), len(e.content), err)
+				}
+			}
+		})
+	}
+}
+
+func TestSameDigestsEverywhere(t *testing.T) {
+	src := newLayout(t)
+	var index ocispec.Index
+	for _, arch := range []string{"amd64", "arm64"} {
+		p := ocispec.Platform{OS: "linux", Architecture: arch}
+		index.Manifests = append(index.Manifests, src.image(p,
+			testLayer{tar: everything(t), compression: "gzip"},
+			testLayer{tar: tarOf(t, file("arch", arch)), compression: "zstd"}))
+	}
+	src.tag(src.json(ocispec.MediaTypeImageIndex, index))
+	o := converter.Options{Selection: image.Selection{All: true}, ChunkSize: 10000}
+
+	_, want := convertTo(t, src.source(), o)
+	for _, procs := range []int{1, 2, 5} {
+		old := runtime.GOMAXPROCS(procs)
+		_, got := convertTo(t, src.source(), o)
+		runtime.GOMAXPROCS(old)
+		if got.Digest != want.Digest {
+			t.Errorf("GOMAXPROCS %d: %s, want %s", procs, got.Digest, want.Digest)
+		}
+	}
+
+	// Through an archive: the source first, then its conversion.
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	dst, err := endpoint.NewArchiveTarget(archive, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := converter.Convert(t.Context(), src.source(), dst, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dst.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got.Digest != want.Digest {
+		t.Errorf("to an archive: %s, want %s", got.Digest, want.Digest)
+	}
+	from, err := endpoint.NewArchiveSource(archive, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeOrFail(t, from)
+	o.Reuse = true
+	if _, got = convertTo(t, from, o); got.Digest != want.Digest {
+		t.Errorf("reused from an archive: %s, want %s", got.Digest, want.Digest)
+	}
+	o.Reuse = false
+	if _, got = convertTo(t, from, o); got.Digest != want.Digest {
+		t.Errorf("converted twice: %s, want %s", got.Digest, want.Digest)
+	}
+}
+
+func TestDocumentsAreKept(t *testing.T) {
+	src := newLayout(t)
+	foreign := testLayer{tar: tarOf(t, file("f", "f")), mediaType: images.MediaTypeDockerSchema2LayerForeign}
+	plain := testLayer{
+		tar: everything(t), compression: "gzip", mediaType: images.MediaTypeDockerSchema2LayerGzip,
+		annotations: map[string]string{"mine": "yes", estargz.TOCJSONDigestAnnotation: "sha256:stale"},
+	}
+	src.tag(src.imageAs(images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2Config, host, plain, foreign))
+	for _, tt := range []struct {
+		name                            string
+		oci                             bool
+		manifest, config, layer, second string
+	}{
+		{"docker", false, images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2Config,
+			images.MediaTypeDockerSchema2LayerGzip, images.MediaTypeDockerSchema2LayerForeign},
+		{"oci", true, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig,
+			ocispec.MediaTypeImageLayerGzip, "application/vnd.oci.image.layer.nondistributable.v1.tar"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out, report := convertTo(t, src.source(), converter.Options{OCI: tt.oci})
+			var m ocispec.Manifest
+			out.parse(report.Digest, &m)
+			if m.MediaType != tt.manifest || m.Config.MediaType != tt.config || m.Layers[0].MediaType != tt.layer || m.Layers[1].MediaType != tt.second {
+				t.Errorf("media types: %s %s %s %s", m.MediaType, m.Config.MediaType, m.Layers[0].MediaType, m.Layers[1].MediaType)
+			}
+			if m.Annotations["a"] != "kept" || m.Layers[0].Annotations["mine"] != "yes" {
+				t.Errorf("annotations: %v, %v", m.Annotations, m.Layers[0].Annotations)
+			}
+			if got := m.Layers[0].Annotations[estargz.TOCJSONDigestAnnotation]; got != report.Layers[0].TOC.String() {
+				t.Errorf("TOC annotation %s, want %s", got, report.Layers[0].TOC)
+			}
+			checkConfig(t, out, m, plain, foreign)
+		})
+	}
+}
+
+// checkConfig compares diffIDs with what the layers hold, and everything else with what imageAs wrote.
+func checkConfig(t *testing.T, out *layout, m ocispec.Manifest, layers ...testLayer) {
+	t.Helper()
+	var config ocispec.Image
+	out.parse(m.Config.Digest, &config)
+	for i, l := range m.Layers {
+		want := digest.FromBytes(layers[i].tar)
+		if images.IsNonDistributable(l.MediaType) {
+			// copied as it is
+		} else {
+			want = digest.FromBytes(gunzip(t, out.read(l.Digest)))
+		}
+		if config.RootFS.DiffIDs[i] != want {
+			t.Errorf("layer %d: diffID %s, content is %s", i, config.RootFS.DiffIDs[i], want)
+		}
+	}
+	if len(config.History) != 2*len(layers) || !config.History[1].EmptyLayer || config.Config.Cmd[0] != "/bin/true" {
+		t.Errorf("configuration: %+v", config)
+	}
+	if !bytes.Contains(out.read(m.Config.Digest), []byte(`"x-unknown":1.5`)) {
+		t.Error("an unknown field is gone from the configuration")
+	}
+}
+
+func TestPlatforms(t *testing.T) {
+	src := newLayout(t)
+	var index ocispec.Index
+	index.SchemaVersion, index.MediaType = 2, ocispec.MediaTypeImageIndex
+	index.Annotations = map[string]string{"index": "kept"}
+	for _, arch := range []string{"amd64", "arm64"} {
+		p := ocispec.Platform{OS: "linux", Architecture: arch}
+		index.Manifests = append(index.Manifests, src.image(p, testLayer{tar: tarOf(t, file("arch", arch)), compression: "gzip"}))
+	}
+	statement := src.blob("application/vnd.in-toto+json", []byte(`{"_type":"statement"}`))
+	attestation := src.json(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest, Config: src.blob(ocispec.MediaTypeImageConfig, []byte(`{}`)), Layers: []ocispec.Descriptor{statement},
+	})
+	attestation.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	attestation.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest"}
+	unknown := src.blob("application/x-unknown", []byte("anything"))
+	index.Manifests = append(index.Manifests, attestation, unknown)
+	src.tag(src.json(ocispec.MediaTypeImageIndex, index))
+
+	for _, tt := range []struct {
+		name string
+		sel  image.Selection
+		want []string
+	}{
+		{"one", image.Selection{Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64"}}}, []string{"linux/arm64"}},
+		{"all", image.Selection{All: true}, []string{"linux/amd64", "linux/arm64", "unknown/unknown", ""}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out, report := convertTo(t, src.source(), converter.Options{Selection: tt.sel})
+			var got ocispec.Index
+			out.parse(report.Digest, &got)
+			var names []string
+			for _, m := range got.Manifests {
+				name := ""
+				if m.Platform != nil {
+					name = platforms.Format(*m.Platform)
+				}
+				names = append(names, name)
+			}
+			if !slices.Equal(names, tt.want) || got.Annotations["index"] != "kept" {
+				t.Fatalf("index has %q, %v", names, got.Annotations)
+			}
+			if !tt.sel.All {
+				return
+			}
+			if !reflect.DeepEqual(got.Manifests[2:], index.Manifests[2:]) {
+				t.Errorf("attestation and unknown: got %v, want %v", got.Manifests[2:], index.Manifests[2:])
+			}
+			out.read(attestation.Digest)
+			out.read(statement.Digest)
+			out.read(unknown.Digest)
+		})
+	}
+}
+
+func TestPrefetch(t *testing.T) {
+	src := newLayout(t)
+	src.tag(src.image(host,
+		testLayer{tar: tarOf(t, file("a", "1"), node('5', "lib", ""), file("lib/b.so", "22"), file("lib/c.so", "333"),
+			node('1', "hard", "a"), file("no/entry/for/parent", ""))},
+		testLayer{tar: tarOf(t, file("z", "z"))}))
+	list := func(lines string) prefetch.List {
+		l, err := prefetch.Parse(strings.NewReader(lines))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	out, report := convertTo(t, src.source(), converter.Options{Prefetch: list("/lib/*.so\nhard\nno/such\nno/entry/for/parent")})
+	if !slices.Equal(report.Skipped, []string{"/no/entry/for/parent"}) {
+		t.Errorf("skipped: %q", report.Skipped)
+	}
+	if !slices.Equal(report.Missing, []string{"/no/such"}) {
+		t.Errorf("missing: %q", report.Missing)
+	}
+	// a comes along with its hard link.
+	if got := report.Layers[0].PrefetchBytes; got != 6 {
+		t.Errorf("prefetch bytes %d, want 6", got)
+	}
+	blob := out.read(report.Layers[0].Target)
+	r, err := estargz.Open(io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	offset := int64(0)
+	for _, name := range []string{"lib/b.so", "lib/c.so", "a", estargz.PrefetchLandmark} {
+		e, ok := r.Lookup(name)
+		if !ok || e.Offset <= offset {
+			t.Errorf("%s: not after the one before it", name)
+			continue
+		}
+		offset = e.Offset
+	}
+	if _, ok := entriesOf(t, out.read(report.Layers[1].Target))["/"+estargz.NoPrefetchLandmark]; !ok {
+		t.Error("the layer without listed files has no landmark that says so")
+	}
+
+	dst, err := endpoint.NewLayoutTarget(filepath.Join(t.TempDir(), "out"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = converter.Convert(t.Context(), src.source(), dst, converter.Options{Prefetch: list("no/such"), FailOnMissing: true})
+	if err == nil || !strings.Contains(err.Error(), "/no/such") {
+		t.Errorf("FailOnMissing: %v", err)
+	}
+	if err := dst.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReuse(t *testing.T) {
+	src := newLayout(t)
+	src.tag(src.image(host, testLayer{tar: everything(t), compression: "gzip"}))
+	lazy, first := convertTo(t, src.source(), converter.Options{})
+	_, second := convertTo(t, lazy.source(), converter.Options{Reuse: true, CompressionLevel: new(1)})
+	if second.Digest != first.Digest || second.Layers[0].Action != converter.Reused || second.Layers[0].Files != first.Layers[0].Files {
+		t.Errorf("reused: %+v", second.Layers[0])
+	}
+	// A layer whose annotation is not its TOC's digest is not what it says, and built anew.
+	var m ocispec.Manifest
+	lazy.parse(first.Digest, &m)
+	m.Layers[0].Annotations[estargz.TOCJSONDigestAnnotation] = digest.FromString("other").String()
+	lazy.tag(lazy.json(ocispec.MediaTypeImageManifest, m))
+	_, third := convertTo(t, lazy.source(), converter.Options{Reuse: true})
+	if third.Layers[0].Action != converter.Converted || third.Layers[0].Target != first.Layers[0].Target {
+		t.Errorf("with a wrong annotation: %+v", third.Layers[0])
+	}
+}
+
+func TestReportIsJSON(t *testing.T) {
+	src := newLayout(t)
+	src.tag(src.image(host, testLayer{tar: everything(t), compression: "gzip"}))
+	_, report := convertTo(t, src.source(), converter.Options{})
+	raw, err := json.Marshal(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{`"source":`, `"target":`, `"size":`, `"format":"estargz"`, `"files":`, `"prefetch_bytes":0`, `"seconds":`} {
+		if !bytes.Contains(raw, []byte(field)) {
+			t.Errorf("no %s in %s", field, raw)
+		}
+	}
+}
+
+func gunzip(t testing.TB, raw []byte) []byte {
+	t.Helper()
+	plain, err := decompressed(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plain
+}
+
+func ExampleConvert() {
+	src, err := endpoint.NewLayoutSource("image", "v1")
+	if err != nil {
+		return // no such layout
+	}
+	defer src.Close() //nolint:errcheck // it was only read
+	dst, err := endpoint.NewArchiveTarget("lazy.tar", "v1")
+	if err != nil {
+		return
+	}
+	defer dst.Close() //nolint:errcheck // after Convert it has nothing left to do but clean up
+	level := 6
+	report, err := converter.Convert(context.Background(), src, dst, converter.Options{
+		Selection:        image.Selection{All: true},
+		CompressionLevel: &level,
+	})
+	if err != nil {
+		return
+	}
+	for _, l := range report.Layers {
+		fmt.Println(l.Target)
+	}
+}

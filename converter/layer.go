@@ -1,0 +1,203 @@
+package converter
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-snapshotter/sluice/converter/endpoint"
+	"github.com/sluice-snapshotter/sluice/converter/image"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// workers is how many parts estargz cuts a layer's tar into. It decides where chunks of headers begin, and with
+// that the digest, so it is a constant and not the number of cores.
+const workers = 8
+
+const maxChunkSize = toc.MaxChunkSize
+
+// layerKey tells layers apart: the same blob under two media types gives two descriptors.
+type layerKey struct {
+	digest    digest.Digest
+	mediaType string
+}
+
+func keyOf(desc ocispec.Descriptor) layerKey { return layerKey{desc.Digest, desc.MediaType} }
+
+// layer is one layer on its way. What stands below the blank line is the outcome.
+type layer struct {
+	source       ocispec.Descriptor
+	sourceDiffID digest.Digest
+	kind         image.LayerKind
+
+	target      ocispec.Descriptor // without the source's annotations
+	annotations map[string]string  // to be set on every reference to the target; nil for one that was kept
+	diffID      digest.Digest
+	hits        []bool   // lines of the prefetch list that named something here
+	skipped     []string // files of the prefetch list that estargz could not put first
+	report      LayerReport
+}
+
+func (l *layer) key() layerKey { return keyOf(l.source) }
+
+// keep makes the source's blob the outcome.
+func (l *layer) keep(action Action, format string) {
+	l.target, l.diffID = l.source, l.sourceDiffID
+	l.report = LayerReport{
+		Action: action, Format: format,
+		Source: l.source.Digest, SourceSize: l.source.Size, Target: l.source.Digest, Size: l.source.Size,
+	}
+}
+
+func (c *conversion) convertLayer(ctx context.Context, l *layer) error {
+	start := time.Now()
+	err := c.convertByKind(ctx, l)
+	if err != nil {
+		return err
+	}
+	l.report.Seconds = time.Since(start).Seconds()
+	c.progress(l, Finished, l.target.Size, l.target.Size)
+	return nil
+}
+
+func (c *conversion) convertByKind(ctx context.Context, l *layer) error {
+	if l.kind == image.ForeignLayer {
+		l.keep(Foreign, "foreign")
+		if len(l.source.URLs) > 0 {
+			return nil
+		}
+		return c.copyBlob(ctx, l)
+	}
+	if c.opts.Reuse {
+		if reused, err := c.reuse(ctx, l); reused || err != nil {
+			return err
+		}
+	}
+	return c.rebuild(ctx, l)
+}
+
+func (c *conversion) copyBlob(ctx context.Context, l *layer) error {
+	c.progress(l, Pushing, 0, 0)
+	return c.push(ctx, l.source, func() (io.ReadCloser, error) { return c.src.Fetch(ctx, l.source) })
+}
+
+// rebuild is the ordinary case: fetch, compress anew, push.
+func (c *conversion) rebuild(ctx context.Context, l *layer) error {
+	sp, err := c.spool(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer sp.file.Close()
+	blob, err := c.build(ctx, l, sp)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	if err := l.describe(blob); err != nil {
+		return fmt.Errorf("check what was built: %w", err)
+	}
+	c.progress(l, Pushing, 0, 0)
+	return c.push(ctx, l.target, func() (io.ReadCloser, error) {
+		return struct {
+			io.ReadSeeker
+			io.Closer
+		}{io.NewSectionReader(blob, 0, l.target.Size), io.NopCloser(nil)}, nil
+	})
+}
+
+func (c *conversion) push(ctx context.Context, desc ocispec.Descriptor, open endpoint.Opener) error {
+	if err := c.dst.Push(ctx, desc, open); err != nil {
+		return fmt.Errorf("target %s: %w", c.dst, err)
+	}
+	return nil
+}
+
+// build makes the eStargz blob of a spooled tar, in a temporary file, and sets the layer's target and diffID.
+func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.File, retErr error) {
+	defer func() {
+		if cause := context.Cause(ctx); retErr != nil && cause != nil {
+			retErr = cause // estargz does not wrap
+		}
+	}()
+	c.progress(l, Compressing, 0, 0)
+	picked, hits := c.opts.Prefetch.Match(sp.names)
+	l.hits = hits
+	tar := io.NewSectionReader(&cancelReaderAt{ctx, sp.file}, 0, sp.size)
+	built, err := estargz.Build(tar, c.estargzOptions(picked, &l.skipped)...)
+	if err != nil {
+		return nil, fmt.Errorf("build eStargz: %w", err)
+	}
+	out, err := tempFile()
+	if err != nil {
+		return nil, err
+	}
+	hash := sha256.New()
+	n, err := io.Copy(io.MultiWriter(out, hash, &counter{c: c, l: l, stage: Compressing}), &cancelReader{ctx, built})
+	// Closing pulls the files from under the goroutine that feeds built; it ends when its last bytes are read.
+	if cerr := built.Close(); err == nil {
+		err = cerr
+	}
+	_, _ = io.Copy(io.Discard, built)
+	if err != nil {
+		out.Close()
+		return nil, fmt.Errorf("write eStargz: %w", err)
+	}
+	size, err := built.UncompressedSize()
+	if err != nil {
+		out.Close()
+		return nil, err
+	}
+	l.diffID = built.DiffID()
+	l.target = ocispec.Descriptor{
+		MediaType: image.GzipLayerType(l.source.MediaType),
+		Digest:    digest.NewDigest(digest.SHA256, hash),
+		Size:      n,
+	}
+	l.annotations = map[string]string{
+		estargz.TOCJSONDigestAnnotation:         built.TOCDigest().String(),
+		estargz.StoreUncompressedSizeAnnotation: fmt.Sprint(size),
+	}
+	return out, nil
+}
+
+func (c *conversion) estargzOptions(picked []string, skipped *[]string) []estargz.Option {
+	opts := []estargz.Option{
+		estargz.WithParallelism(workers),
+		estargz.WithChunkSize(c.opts.ChunkSize),
+		estargz.WithMinChunkSize(c.opts.MinChunkSize),
+		estargz.WithPrioritizedFiles(picked),
+		estargz.WithAllowPrioritizeNotFound(skipped),
+	}
+	if c.opts.CompressionLevel != nil {
+		opts = append(opts, estargz.WithCompressionLevel(*c.opts.CompressionLevel))
+	}
+	return opts
+}
+
+// describe reads the new blob as the snapshotter will: what it would refuse must not leave this package.
+func (l *layer) describe(blob io.ReaderAt) error {
+	t, err := toc.Read(blob, l.target.Size, digest.Digest(l.annotations[estargz.TOCJSONDigestAnnotation]))
+	if err != nil {
+		return err
+	}
+	layout, err := t.Layout()
+	if err != nil {
+		return err
+	}
+	l.report = LayerReport{
+		Action: Converted, Format: string(t.Format), TOC: t.Digest,
+		Source: l.source.Digest, SourceSize: l.source.Size, Target: l.target.Digest, Size: l.target.Size,
+		Files: layout.Files,
+	}
+	for _, chunk := range layout.Chunks[:layout.PrefetchChunks] {
+		l.report.PrefetchBytes += chunk.Size
+	}
+	return nil
+}
