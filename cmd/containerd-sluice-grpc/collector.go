@@ -1,0 +1,62 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluice-snapshotter/sluice/cmd/internal/control"
+)
+
+// collector reads at each scrape what the parts know of themselves.
+type collector struct {
+	parts                             *parts
+	layers, mounts, cached, in, limit *prometheus.Desc
+}
+
+// collect adds the gauges.
+func (m *metrics) collect(p *parts) {
+	m.registry.MustRegister(&collector{
+		parts:  p,
+		layers: gauge("layers", "Mounted layers.", "state"),
+		mounts: gauge("mounts", "Mounts of layers, by kind.", "mount"),
+		cached: gauge("cache_bytes", "Bytes on disk of the layer store."),
+		in:     gauge("inflight_bytes", "Memory of what is being fetched."),
+		limit:  gauge("inflight_limit_bytes", "Most that inflight_bytes may be."),
+	})
+}
+
+func gauge(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("sluice_"+name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.layers, c.mounts, c.cached, c.in, c.limit} {
+		descs <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	send := func(d *prometheus.Desc, v int64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	layers := map[string]int64{control.StateLazy: 0, control.StateComplete: 0, control.StateFailed: 0}
+	mounts := map[string]int64{control.MountEROFS: 0, control.MountEROFSFUSE: 0, control.MountFUSE: 0}
+	for _, l := range c.parts.fs.Status() {
+		layers[string(l.State)]++
+		mounts[string(l.Mount)] += int64(l.Mounts)
+	}
+	for state, n := range layers {
+		send(c.layers, n, state)
+	}
+	for kind, n := range mounts {
+		send(c.mounts, n, kind)
+	}
+	if used, err := c.parts.store.Usage(); err == nil {
+		send(c.cached, used)
+	} else {
+		out <- prometheus.NewInvalidMetric(c.cached, err)
+	}
+	send(c.in, c.parts.scheduler.Inflight())
+	send(c.limit, c.parts.scheduler.Limit())
+}

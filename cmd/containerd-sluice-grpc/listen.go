@@ -1,0 +1,81 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listen opens the unix socket, for root only, in place of one that nobody
+// listens on any more.
+func listen(name string) (net.Listener, error) {
+	if owned(name) {
+		return nil, fmt.Errorf("listen on %s: another process serves this socket", name)
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o711); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	if err := removeSocket(name); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	l, err := net.Listen("unix", name)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(name, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// owned says whether somebody listens on a socket.
+func owned(name string) bool {
+	conn, err := net.DialTimeout("unix", name, time.Second)
+	if err != nil {
+		return errors.Is(err, os.ErrDeadlineExceeded) // full, or stopped: but there
+	}
+	conn.Close()
+	return true
+}
+
+// removeSocket removes a stale socket, and nothing that is not one.
+func removeSocket(name string) error {
+	info, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("there is a file of that name that is not a socket")
+	}
+	return os.Remove(name)
+}
+
+// lockState makes the state directory this process's own until the file is
+// closed: another daemon would take the mounts there for leftovers.
+func lockState(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory %s is in use by another daemon", dir)
+		}
+		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
+	}
+	return f, nil
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/remote"
+)
+
+// metrics are the daemon's counters, in a registry of their own. No label holds
+// the digest of a layer: there is no end to those.
+type metrics struct {
+	registry       *prometheus.Registry
+	fetchBytes     *prometheus.CounterVec   // priority, host
+	fetchRequests  *prometheus.CounterVec   // priority, host, code
+	fetchSeconds   *prometheus.HistogramVec // priority
+	startSeconds   *prometheus.HistogramVec // phase
+	reads          *prometheus.CounterVec   // result
+	readWait       prometheus.Histogram
+	verifyFailures *prometheus.CounterVec // host
+	prepare        prometheus.Histogram
+}
+
+// seconds reach from a read of the data file to a registry that makes one wait.
+var seconds = prometheus.ExponentialBuckets(0.001, 2, 16) // 1 ms to 33 s
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry:       prometheus.NewRegistry(),
+		fetchBytes:     counter("fetch_bytes_total", "Bytes of blobs and manifests that came from registries.", "priority", "host"),
+		fetchRequests:  counter("fetch_requests_total", "Answers of registries, by HTTP status.", "priority", "host", "code"),
+		fetchSeconds:   histogram("fetch_seconds", "Time from asking for a range to having stored its chunks.", "priority"),
+		startSeconds:   histogram("start_seconds", "Where the time of ranges went that a reader or a start waited for.", "phase"),
+		reads:          counter("reads_total", "Reads of layers that reached the daemon: hit if the store had it all, miss if not.", "result"),
+		readWait:       histogram("read_wait_seconds", "What readers waited for missing chunks.").WithLabelValues().(prometheus.Histogram),
+		verifyFailures: counter("verify_failures_total", "Chunks that did not have their digest, by the host that sent them.", "host"),
+		prepare:        histogram("prepare_seconds", "Duration of Prepare calls.").WithLabelValues().(prometheus.Histogram),
+	}
+	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
+	for _, r := range []layer.Result{layer.Hit, layer.Miss, layer.Failed} {
+		m.reads.WithLabelValues(string(r)) // a rate needs a zero to start from
+	}
+	return m
+}
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "sluice", Name: name, Help: help}, labels)
+}
+
+func histogram(name, help string, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "sluice", Name: name, Help: help, Buckets: seconds}, labels)
+}
+
+// observer counts what happens in layers.
+func (m *metrics) observer() layer.Observer {
+	return layer.Observer{
+		Read:          func(r layer.Result) { m.reads.WithLabelValues(string(r)).Inc() },
+		ReadWait:      func(d time.Duration) { m.readWait.Observe(d.Seconds()) },
+		VerifyFailure: func(host string) { m.verifyFailures.WithLabelValues(host).Inc() },
+		Fetched:       m.fetched,
+	}
+}
+
+func (m *metrics) fetched(r layer.Range) {
+	total := r.Wait + r.Network + r.Decompress + r.Disk
+	m.fetchSeconds.WithLabelValues(r.Priority.String()).Observe(total.Seconds())
+	if r.Priority == layer.Background {
+		return
+	}
+	for phase, d := range map[string]time.Duration{"wait": r.Wait, "network": r.Network, "decompress": r.Decompress, "disk": r.Disk} {
+		m.startSeconds.WithLabelValues(phase).Observe(d.Seconds())
+	}
+}
+
+// trace counts what happens on the wire.
+func (m *metrics) trace() remote.Trace {
+	return remote.Trace{
+		Response: func(ctx context.Context, host string, code int) {
+			m.fetchRequests.WithLabelValues(layer.PriorityFrom(ctx).String(), host, strconv.Itoa(code)).Inc()
+		},
+		Bytes: func(ctx context.Context, host string, n int) {
+			m.fetchBytes.WithLabelValues(layer.PriorityFrom(ctx).String(), host).Add(float64(n))
+		},
+	}
+}
+
+// prepareMethod is Prepare of containerd's api/services/snapshots/v1.
+const prepareMethod = "/containerd.services.snapshots.v1.Snapshots/Prepare"
+
+// intercept measures gRPC calls.
+func (m *metrics) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, call grpc.UnaryHandler) (any, error) {
+	if info.FullMethod == prepareMethod {
+		begin := time.Now()
+		defer func() { m.prepare.Observe(time.Since(begin).Seconds()) }()
+	}
+	return call(ctx, req)
+}
+
+// handler serves the metrics and the profiles.
+func (m *metrics) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+func listenMetrics(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return l, nil
+}

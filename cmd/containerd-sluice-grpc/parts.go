@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs"
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/remote"
+)
+
+// parts are what the daemon is made of below the snapshotter.
+type parts struct {
+	store     *cache.Store
+	scheduler *layer.Scheduler
+	fs        *fs.FS
+	closers   []io.Closer // last first
+}
+
+// openParts takes the root and the state directory, and mounts the file system
+// that layers are served from. What a dead daemon left mounted there goes.
+func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) {
+	p := &parts{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	lock, err := lockState(c.State.string)
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, lock)
+	if err := os.MkdirAll(c.Root.string, 0o711); err != nil {
+		return nil, fmt.Errorf("root directory: %w", err)
+	}
+	if p.store, err = cache.Open(c.Root.string); err != nil {
+		return nil, fmt.Errorf("root directory %s: %w", c.Root.string, err)
+	}
+	p.closers = append(p.closers, p.store)
+	p.scheduler = layer.NewScheduler(layer.SchedulerOptions{
+		MemoryLimit: c.Fetch.MemoryLimit.bytes,
+		Concurrency: int(c.Fetch.Concurrency),
+	})
+	p.fs, err = fs.New(ctx, fs.Options{
+		StateDir:  c.State.string,
+		MountDir:  filepath.Join(c.State.string, "m"), // short: overlay options have room for 4 KiB
+		ProbeDir:  c.Root.string,
+		Store:     p.store,
+		Registry:  registry(c.Registry, m),
+		Scheduler: p.scheduler,
+		Mode:      c.Mount.Mode,
+		// Zero means a default to these, and none to whoever wrote it.
+		PrefetchTimeout: max(c.Fetch.PrefetchTimeout.Duration, time.Nanosecond),
+		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),
+		Background:      c.Fetch.Background,
+		Observer:        m.observer(),
+	})
+	return p, err
+}
+
+func registry(c registryConfig, m *metrics) *remote.Registry {
+	return remote.New(remote.Options{
+		ConfigPath:   c.ConfigPath,
+		UserAgent:    program + "/" + version(),
+		MaxAttempts:  int(c.MaxAttempts),
+		StallTimeout: c.StallTimeout.Duration,
+		Trace:        m.trace(),
+	})
+}
+
+// close lets go of everything but the mounts.
+func (p *parts) close() error {
+	var errs []error
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		errs = append(errs, p.closers[i].Close())
+	}
+	return errors.Join(errs...)
+}

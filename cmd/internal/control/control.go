@@ -1,0 +1,119 @@
+// Package control is how Sluice's commands speak with its daemon: a small gRPC
+// service on the daemon's socket, beside containerd's snapshots service.
+//
+// Its messages are the JSON that `ctr-remote status --json` prints, carried in
+// a google.protobuf.StringValue, so that one set of types is the wire format
+// and the public one. Both sides are safe for use by many goroutines.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// Service is the full name of the gRPC service.
+const Service = "sluice.v1.Control"
+
+// Layer states and mounts, as in StatusReport.
+const (
+	StateLazy     = "lazy"     // chunks are missing
+	StateComplete = "complete" // all chunks are present
+	StateFailed   = "failed"
+
+	MountEROFS     = "erofs"      // native, on the data file
+	MountEROFSFUSE = "erofs-fuse" // EROFS on a blob served over FUSE
+	MountFUSE      = "fuse"       // the tree served over FUSE
+)
+
+// StatusReport is what the daemon serves at one moment. All sizes are bytes.
+type StatusReport struct {
+	Version string  `json:"version"`
+	PID     int     `json:"pid"`
+	Layers  []Layer `json:"layers"`
+	Cache   Cache   `json:"cache"`
+	Memory  Memory  `json:"memory"`
+}
+
+// Layer is one mounted layer.
+type Layer struct {
+	Digest  string `json:"digest"`
+	Image   string `json:"image"` // the reference it was first pulled by
+	Format  string `json:"format"`
+	State   string `json:"state"`
+	Mount   string `json:"mount"`
+	Size    int64  `json:"size"`    // uncompressed
+	Fetched int64  `json:"fetched"` // uncompressed
+	Mounts  int    `json:"mounts"`
+}
+
+// Cache is the layer store on disk.
+type Cache struct {
+	Bytes int64 `json:"bytes"`
+	Limit int64 `json:"limit"` // 0: none
+}
+
+// Memory is what is being fetched.
+type Memory struct {
+	Inflight int64 `json:"inflight"`
+	Limit    int64 `json:"limit"`
+}
+
+// DrainReport is what Drain left behind.
+type DrainReport struct {
+	Unmounted int `json:"unmounted"` // layers
+}
+
+// Server is the daemon's side.
+type Server interface {
+	Status(ctx context.Context) (StatusReport, error)
+	// Drain unmounts every layer, and lets the daemon exit once it has answered.
+	Drain(ctx context.Context) (DrainReport, error)
+}
+
+// Register adds the service to a gRPC server.
+func Register(r grpc.ServiceRegistrar, s Server) {
+	r.RegisterService(&grpc.ServiceDesc{
+		ServiceName: Service,
+		HandlerType: (*Server)(nil),
+		Methods: []grpc.MethodDesc{
+			method("Status", Server.Status),
+			method("Drain", Server.Drain),
+		},
+		Metadata: "sluice/v1/control",
+	}, s)
+}
+
+// method makes a gRPC method of one that takes nothing and returns what has a
+// JSON form.
+func method[T any](name string, call func(Server, context.Context) (T, error)) grpc.MethodDesc {
+	handler := func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+		in := new(emptypb.Empty)
+		if err := decode(in); err != nil {
+			return nil, err
+		}
+		answer := func(ctx context.Context, _ any) (any, error) {
+			report, err := call(srv.(Server), ctx)
+			if err != nil {
+				return nil, err
+			}
+			b, err := json.Marshal(report)
+			if err != nil {
+				return nil, err
+			}
+			return wrapperspb.String(string(b)), nil
+		}
+		if intercept == nil {
+			return answer(ctx, in)
+		}
+		info := &grpc.UnaryServerInfo{Server: srv, FullMethod: fullMethod(name)}
+		return intercept(ctx, in, info, answer)
+	}
+	return grpc.MethodDesc{MethodName: name, Handler: handler}
+}
+
+func fullMethod(name string) string { return fmt.Sprintf("/%s/%s", Service, name) }

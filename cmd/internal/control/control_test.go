@@ -1,0 +1,116 @@
+package control_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluice-snapshotter/sluice/cmd/internal/control"
+)
+
+var report = control.StatusReport{
+	Version: "v1.2.3", PID: 42,
+	Layers: []control.Layer{{
+		Digest: "sha256:ab", Image: "example.com/a:b", Format: "estargz", State: control.StateLazy,
+		Mount: control.MountEROFSFUSE, Size: 100, Fetched: 10, Mounts: 2,
+	}},
+	Cache:  control.Cache{Bytes: 5, Limit: 6},
+	Memory: control.Memory{Inflight: 7, Limit: 8},
+}
+
+// daemon answers, or refuses with err.
+type daemon struct{ err error }
+
+func (d daemon) Status(context.Context) (control.StatusReport, error) { return report, d.err }
+func (d daemon) Drain(context.Context) (control.DrainReport, error) {
+	return control.DrainReport{Unmounted: 3}, d.err
+}
+
+func dial(t *testing.T, d daemon, options ...grpc.ServerOption) *control.Client {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "c") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(options...)
+	control.Register(server, d)
+	go server.Serve(l)
+	t.Cleanup(server.Stop)
+	client, err := control.Dial(filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func TestCalls(t *testing.T) {
+	var called []string
+	client := dial(t, daemon{}, grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		called = append(called, info.FullMethod)
+		return next(ctx, req)
+	}))
+	got, err := client.Status(t.Context())
+	if err != nil || !reflect.DeepEqual(got, report) {
+		t.Errorf("Status: got %+v, %v, want %+v", got, err, report)
+	}
+	drained, err := client.Drain(t.Context())
+	if err != nil || drained.Unmounted != 3 {
+		t.Errorf("Drain: got %+v, %v", drained, err)
+	}
+	if want := []string{"/sluice.v1.Control/Status", "/sluice.v1.Control/Drain"}; !reflect.DeepEqual(called, want) {
+		t.Errorf("interceptor saw %q, want %q", called, want)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	client := dial(t, daemon{err: status.Error(codes.FailedPrecondition, "not now")})
+	_, err := client.Status(t.Context())
+	if status.Code(errors.Unwrap(err)) != codes.FailedPrecondition {
+		t.Errorf("got %v, want the status that the daemon gave", err)
+	}
+	if !strings.HasSuffix(err.Error(), ": not now") {
+		t.Errorf("got %q, want only what the daemon said", err)
+	}
+}
+
+func TestNoDaemon(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "none.sock")
+	client, err := control.Dial(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Status(t.Context()); err == nil || !strings.Contains(err.Error(), name) {
+		t.Errorf("got %v, want an error that names the socket", err)
+	}
+}
+
+// TestReportFormat pins the JSON that people's scripts read.
+func TestReportFormat(t *testing.T) {
+	const want = `{"version":"v1.2.3","pid":42,"layers":[{"digest":"sha256:ab","image":"example.com/a:b",` +
+		`"format":"estargz","state":"lazy","mount":"erofs-fuse","size":100,"fetched":10,"mounts":2}],` +
+		`"cache":{"bytes":5,"limit":6},"memory":{"inflight":7,"limit":8}}`
+	got, err := json.Marshal(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}

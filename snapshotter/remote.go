@@ -1,0 +1,134 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs"
+)
+
+// parentChainLabel is set by containerd's unpacker to the chain ID below the
+// layer, also when it prepares layers without a parent, to join them at commit
+// (core/unpack/unpacker.go, the capability "rebase").
+const parentChainLabel = "containerd.io/snapshot/parent-chain-id"
+
+// errRebase says that a layer was offered without its parent. Committed so, it
+// would stand for the whole chain.
+var errRebase = errors.New("offered without its parent (capability rebase), which remote snapshots do not support")
+
+// prepareRemote makes the committed snapshot that containerd calls target from
+// the layer that the labels name. No error means that it exists.
+func (s *Snapshotter) prepareRemote(ctx context.Context, target, parent string, labels map[string]string) error {
+	if parent == "" && labels[parentChainLabel] != "" {
+		return errRebase
+	}
+	if found, err := s.adopt(ctx, target, parent); found || err != nil {
+		return err
+	}
+	src, err := offeredSource(labels)
+	if err != nil {
+		return err
+	}
+	return s.mountAndCommit(ctx, target, parent, labels, src)
+}
+
+// mountAndCommit mounts a layer and commits it. It holds the layer meanwhile,
+// or Cleanup could take it for one that no snapshot needs.
+func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string, labels map[string]string, src fs.Source) error {
+	drop, err := s.claims.hold(ctx, src.Digest)
+	if err != nil {
+		return err
+	}
+	if err := s.fs.Mount(ctx, src); err != nil {
+		drop()
+		return err
+	}
+	committed, err := s.commitRemote(ctx, target, parent, remoteLabels(labels, src))
+	drop()
+	if committed {
+		return nil
+	}
+	// Another caller was faster, perhaps with another blob for the same
+	// target, or the database is broken: then no snapshot may need the layer.
+	return errors.Join(err, s.release(context.WithoutCancel(ctx), src.Digest))
+}
+
+// adopt reports whether target stands on parent already: from another
+// namespace, or from another pull that was faster. If its layer could not be
+// mounted after a restart, this is when the registry is likely to be there.
+func (s *Snapshotter) adopt(ctx context.Context, target, parent string) (bool, error) {
+	var (
+		snap  snapshot
+		found bool
+	)
+	err := s.db.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
+		snap, found, err = findTarget(ctx, target, parent)
+		return err
+	})
+	if err != nil || !found || !snap.remote() {
+		return found, err
+	}
+	if _, err := s.layerPath(ctx, snap.source()); err != nil {
+		log.G(ctx).WithError(err).WithField("image", snap.info.Labels[referenceLabel]).
+			WithField("layer", snap.info.Labels[digestLabel]).Warn("layer of an existing snapshot is not mounted")
+	}
+	return true, nil
+}
+
+// findTarget looks for the committed snapshot for target that stands on
+// parent. Needs a transaction.
+func findTarget(ctx context.Context, target, parent string) (snapshot, bool, error) {
+	for _, name := range []string{target, nameOn(target, parent)} {
+		id, info, _, err := storage.GetInfo(ctx, name)
+		switch {
+		case errdefs.IsNotFound(err):
+		case err != nil:
+			return snapshot{}, false, err
+		case info.Kind == snapshots.KindCommitted && info.Parent == parent:
+			return snapshot{id: id, info: info}, true, nil
+		}
+	}
+	return snapshot{}, false, nil
+}
+
+// nameOn is the name of a target whose own name is taken by a snapshot on
+// another parent. Namespaces have parents of their own where containerd had to
+// unpack them, and containerd finds a target by its label and parent, not by
+// its name (core/metadata/snapshot.go). The parent stands in it by digest:
+// names on names would grow with the chain.
+func nameOn(target, parent string) string {
+	return target + " on " + digest.FromString(parent).String()
+}
+
+// commitRemote records a mounted layer as target on parent, all in one
+// transaction, so that containerd never sees a half-made snapshot, which its
+// garbage collector would remove. It reports false if target was there already.
+func (s *Snapshotter) commitRemote(ctx context.Context, target, parent string, labels map[string]string) (bool, error) {
+	committed := false
+	err := s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
+		if _, found, err := findTarget(ctx, target, parent); found || err != nil {
+			return err
+		}
+		name := target
+		if _, _, _, err := storage.GetInfo(ctx, target); err == nil {
+			name = nameOn(target, parent)
+		}
+		key := "remote " + name // exists only inside of this transaction
+		if _, err := storage.CreateSnapshot(ctx, snapshots.KindActive, key, parent); err != nil {
+			return fmt.Errorf("commit layer as %q: %w", name, err)
+		}
+		if _, err := storage.CommitActive(ctx, key, name, snapshots.Usage{}, snapshots.WithLabels(labels)); err != nil {
+			return fmt.Errorf("commit layer as %q: %w", name, err)
+		}
+		committed = true
+		return nil
+	})
+	return committed && err == nil, err
+}

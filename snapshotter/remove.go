@@ -1,0 +1,158 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	continuity "github.com/containerd/continuity/fs"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// discarded begins the names of directories that Cleanup is about to delete.
+const discarded = "old-"
+
+// Commit makes a committed snapshot of an active one. How much it holds is
+// measured before the transaction, which would keep all others waiting.
+func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	info, err := gather(opts)
+	if err != nil {
+		return err
+	}
+	var id string
+	err = s.db.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
+		id, _, _, err = storage.GetInfo(ctx, key)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("commit %q: %w", key, err)
+	}
+	usage, err := continuity.DiskUsage(ctx, s.upper(id))
+	if err != nil {
+		return fmt.Errorf("commit %q: %w", key, err)
+	}
+	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
+		_, err := storage.CommitActive(ctx, key, name, snapshots.Usage(usage),
+			snapshots.WithLabels(info.Labels), snapshots.WithParent(info.Parent))
+		if err != nil {
+			return fmt.Errorf("commit %q: %w", key, err)
+		}
+		return nil
+	})
+}
+
+// Remove takes a snapshot out of the database: its key is free at once. Its
+// files stay until Cleanup. Errors: ErrNotFound, ErrFailedPrecondition (it is a
+// parent).
+func (s *Snapshotter) Remove(ctx context.Context, key string) error {
+	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
+		if _, _, err := storage.Remove(ctx, key); err != nil {
+			return fmt.Errorf("remove %q: %w", key, err)
+		}
+		return nil
+	})
+}
+
+// Cleanup deletes the directories of removed snapshots, and releases the
+// layers that no snapshot shows any more. It goes on after an error.
+func (s *Snapshotter) Cleanup(ctx context.Context) error {
+	dirs, err := s.discardUnknown(ctx)
+	if err != nil {
+		return fmt.Errorf("clean up snapshots: %w", err)
+	}
+	var errs []error
+	for _, dir := range dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	var mounted []digest.Digest
+	for _, l := range s.fs.Status() {
+		mounted = append(mounted, l.Digest)
+	}
+	return errors.Join(append(errs, s.releaseUnused(ctx, mounted))...)
+}
+
+// releaseUnused releases those of the layers that no snapshot shows.
+func (s *Snapshotter) releaseUnused(ctx context.Context, layers []digest.Digest) error {
+	used, err := s.layers(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range layers {
+		if _, ok := used[d]; !ok {
+			errs = append(errs, s.release(ctx, d))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// discardUnknown moves the directories that belong to no snapshot out of the
+// way and returns where they are now. Numbered directories are moved only
+// inside of a write transaction, so nothing that is deleted after it can have
+// become the directory of a new snapshot meanwhile.
+func (s *Snapshotter) discardUnknown(ctx context.Context) (dirs []string, err error) {
+	err = s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
+		known, err := storage.IDMap(ctx)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		entries, err := os.ReadDir(filepath.Join(s.root, "snapshots"))
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if _, ok := known[e.Name()]; ok {
+				continue
+			}
+			if err := s.discard(e.Name()); err != nil {
+				return err
+			}
+		}
+		dirs, err = filepath.Glob(filepath.Join(s.root, "snapshots", discarded+"*"))
+		return err
+	})
+	return dirs, err
+}
+
+// discard gives the directory of a snapshot, if there is one, a name that
+// Cleanup deletes. Needs a write transaction.
+func (s *Snapshotter) discard(id string) error {
+	dir := s.directory(id)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if matched, _ := filepath.Match(discarded+"*", id); matched {
+		return nil
+	}
+	old, err := os.MkdirTemp(filepath.Join(s.root, "snapshots"), discarded)
+	if err != nil {
+		return err
+	}
+	return os.Rename(dir, filepath.Join(old, "snapshot"))
+}
+
+// release unmounts a layer and removes its files, unless a snapshot shows it
+// or is about to.
+func (s *Snapshotter) release(ctx context.Context, d digest.Digest) error {
+	done, ok := s.claims.seize(d)
+	if !ok {
+		return nil
+	}
+	defer done()
+	used, err := s.layers(ctx)
+	if err != nil {
+		return err
+	}
+	if _, ok := used[d]; ok {
+		return nil
+	}
+	if err := s.fs.Unmount(ctx, d); err != nil {
+		return fmt.Errorf("release layer %s: %w", d, err)
+	}
+	return nil
+}
