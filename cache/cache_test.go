@@ -545,7 +545,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		defer l.free()
+		defer func() { _ = l.free() }()
 		for i := range l.NumChunks() {
 			l.Chunk(i)
 			l.Find(int64(i))

@@ -412,12 +412,12 @@ func ExampleConvert() {
 	if err != nil {
 		return // no such layout
 	}
-	defer src.Close() //nolint:errcheck // it was only read
+	defer src.Close() // it was only read
 	dst, err := endpoint.NewArchiveTarget("lazy.tar", "v1")
 	if err != nil {
 		return
 	}
-	defer dst.Close() //nolint:errcheck // after Convert it has nothing left to do but clean up
+	defer dst.Close() // after Convert it has nothing left to do but clean up
 	level := 6
 	report, err := converter.Convert(context.Background(), src, dst, converter.Options{
 		Selection:        image.Selection{All: true},

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
-	"google.golang.org/grpc/health/grpc_health_v1"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/sluice-snapshotter/sluice/cmd/internal/control"
 	"github.com/sluice-snapshotter/sluice/snapshotter"
@@ -43,7 +43,7 @@ type daemon struct {
 // serve runs the daemon until ctx is done, which leaves mounts in place, or
 // until it is drained.
 func serve(ctx context.Context, c config) (err error) {
-	if owned(c.socket()) {
+	if owned(ctx, c.socket()) {
 		return fmt.Errorf("listen on %s: another process serves this socket", c.socket())
 	}
 	d := &daemon{metrics: newMetrics(), health: health.NewServer(), drained: make(chan struct{})}
@@ -80,7 +80,7 @@ func (d *daemon) listenAndServe(ctx context.Context, c config) error {
 		}
 		g.Go(func() error { return ignoreClosed(pages.Serve(l)) })
 	}
-	l, err := listen(c.socket())
+	l, err := listen(ctx, c.socket())
 	if err != nil {
 		return errors.Join(err, pages.Close(), g.Wait())
 	}
@@ -109,10 +109,10 @@ func (d *daemon) server() *grpc.Server {
 		grpc.UnaryInterceptor(d.metrics.intercept),
 	)
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(d.snapshotter))
-	grpc_health_v1.RegisterHealthServer(server, d.health)
+	healthpb.RegisterHealthServer(server, d.health)
 	control.Register(server, d)
 	for service := range server.GetServiceInfo() {
-		d.health.SetServingStatus(service, grpc_health_v1.HealthCheckResponse_SERVING)
+		d.health.SetServingStatus(service, healthpb.HealthCheckResponse_SERVING)
 	}
 	return server
 }

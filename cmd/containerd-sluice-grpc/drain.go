@@ -12,7 +12,7 @@ import (
 // drain unmounts everything: through the daemon if one is running, which then
 // ends, else what an earlier one left behind.
 func drain(ctx context.Context, c config, stdout io.Writer) error {
-	if owned(c.socket()) {
+	if owned(ctx, c.socket()) {
 		client, err := control.Dial(c.socket())
 		if err != nil {
 			return err

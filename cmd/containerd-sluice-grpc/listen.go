@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,8 +15,8 @@ import (
 
 // listen opens the unix socket, for root only, in place of one that nobody
 // listens on any more.
-func listen(name string) (net.Listener, error) {
-	if owned(name) {
+func listen(ctx context.Context, name string) (net.Listener, error) {
+	if owned(ctx, name) {
 		return nil, fmt.Errorf("listen on %s: another process serves this socket", name)
 	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o711); err != nil {
@@ -24,7 +25,7 @@ func listen(name string) (net.Listener, error) {
 	if err := removeSocket(name); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", name, err)
 	}
-	l, err := net.Listen("unix", name)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", name)
 	if err != nil {
 		return nil, err
 	}
@@ -36,8 +37,9 @@ func listen(name string) (net.Listener, error) {
 }
 
 // owned says whether somebody listens on a socket.
-func owned(name string) bool {
-	conn, err := net.DialTimeout("unix", name, time.Second)
+func owned(ctx context.Context, name string) bool {
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "unix", name)
 	if err != nil {
 		return errors.Is(err, os.ErrDeadlineExceeded) // full, or stopped: but there
 	}

@@ -25,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/health/grpc_health_v1"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/sluice-snapshotter/sluice/cmd/internal/control"
 )
@@ -102,10 +102,10 @@ func dial(ts *testscript.TestScript, socket string) *grpc.ClientConn {
 func ready(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	client := grpc_health_v1.NewHealthClient(dial(ts, args[0]))
-	resp, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
+	client := healthpb.NewHealthClient(dial(ts, args[0]))
+	resp, err := client.Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
 	ts.Check(err)
-	if resp.Status != grpc_health_v1.HealthCheckResponse_SERVING {
+	if resp.Status != healthpb.HealthCheckResponse_SERVING {
 		ts.Fatalf("health: %s", resp.Status)
 	}
 }

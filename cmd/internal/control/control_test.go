@@ -49,7 +49,7 @@ func dial(t *testing.T, d daemon, options ...grpc.ServerOption) *control.Client 
 	}
 	server := grpc.NewServer(options...)
 	control.Register(server, d)
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }() // ends with Stop
 	t.Cleanup(server.Stop)
 	client, err := control.Dial(filepath.Join(dir, "s"))
 	if err != nil {
