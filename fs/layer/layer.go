@@ -1,0 +1,159 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// ErrClosed is the error of what was under way when the layer was closed, and of all that comes after.
+var ErrClosed = errors.New("layer is closed")
+
+// Blob is the compressed layer, somewhere else. *remote.Blob is one.
+type Blob interface {
+	// ReadRange yields size bytes from off on, or an error; less is an error too. Its context carries a Priority.
+	// The reader is closed early when its bytes are no longer needed.
+	ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, error)
+	Host() string         // who answered last, for messages
+	Distrust(host string) // has sent wrong bytes: ask it last from now on
+}
+
+// Options says which layer to open.
+type Options struct {
+	Ref       string        // image reference, for messages
+	Digest    digest.Digest // of the blob
+	Store     *cache.Store
+	Scheduler *Scheduler
+	Blob      Blob
+	BlobSize  int64         // bytes; needed only where the store does not have the layer
+	TOCDigest digest.Digest // "" if not known: then only a layer that the store has can be opened
+	Observer  Observer
+}
+
+// Layer is an open layer.
+type Layer struct {
+	ref       string
+	store     *cache.Layer
+	scheduler *Scheduler
+	blob      Blob
+	format    toc.Format
+	observer  Observer
+	size      func() int64 // uncompressed bytes of all chunks
+
+	// life ends when the layer is closed. Calls hold alive for reading, so Close waits for them, and flights begin only
+	// under it.
+	life    context.Context
+	end     context.CancelCauseFunc
+	alive   sync.RWMutex
+	flights sync.WaitGroup // those that have a goroutine of their own
+
+	mu      sync.Mutex
+	pending map[int]*pending // chunks in flight
+	lastErr error
+}
+
+// Status is the state of a layer at one moment.
+type Status struct {
+	Digest   digest.Digest
+	Format   string // as fs/toc names it
+	Size     int64  // uncompressed bytes of all chunks
+	Fetched  int64  // of those, how many are in the store
+	Complete bool   // all are
+	Err      error  // why the range that ended last is not all in the store; nil if it is
+}
+
+func newLayer(ctx context.Context, o Options, store *cache.Layer) *Layer {
+	l := &Layer{
+		ref:       o.Ref,
+		store:     store,
+		scheduler: o.Scheduler,
+		blob:      o.Blob,
+		format:    toc.Format(store.Info().Format),
+		observer:  o.Observer,
+		pending:   make(map[int]*pending),
+	}
+	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.size = sync.OnceValue(func() (sum int64) {
+		for i := range store.NumChunks() {
+			sum += store.Chunk(i).Size
+		}
+		return sum
+	})
+	return l
+}
+
+// begin lets a call in, which ends with l.alive.RUnlock.
+func (l *Layer) begin() error {
+	if l.life.Err() != nil {
+		return l.wrap("use", ErrClosed) // without waiting for Close
+	}
+	l.alive.RLock()
+	if l.life.Err() != nil {
+		l.alive.RUnlock()
+		return l.wrap("use", ErrClosed)
+	}
+	return nil
+}
+
+// Close ends what is under way, waits for it, and gives the layer back to its store. Calls under way end with ErrClosed.
+// It is called once.
+func (l *Layer) Close() error {
+	l.end(ErrClosed)
+	l.alive.Lock()
+	defer l.alive.Unlock()
+	l.flights.Wait()
+	return l.store.Close()
+}
+
+// Store returns the layer in the store, valid until Close.
+func (l *Layer) Store() *cache.Layer { return l.store }
+
+// Status returns the layer's state. After Close only its digest and format are told.
+func (l *Layer) Status() Status {
+	s := Status{Digest: l.store.Digest(), Format: string(l.format)}
+	if err := l.begin(); err != nil {
+		s.Err = err
+		return s
+	}
+	defer l.alive.RUnlock()
+	_, s.Fetched = l.store.Present()
+	s.Size, s.Complete = l.size(), l.store.Complete()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Err = l.lastErr
+	return s
+}
+
+// wrap says which layer of which image an error is about.
+func (l *Layer) wrap(op string, err error) error {
+	return fmt.Errorf("%s %s layer %s: %w", op, l.ref, l.store.Digest(), err)
+}
+
+// wrapAt also says which file: the one that has byte off of the address space. It searches the metadata image.
+func (l *Layer) wrapAt(op string, off int64, err error) error {
+	image, openErr := metadata.Open(l.store.MetadataPath())
+	if openErr != nil {
+		return l.wrap(op, err) // the layer was removed: its name has to do
+	}
+	defer image.Close()
+	if path, ok := image.PathAt(off); ok {
+		return l.wrap(fmt.Sprintf("%s %q of", op, path), err)
+	}
+	return l.wrap(op, err)
+}
+
+// blame says that whoever answered last has sent wrong bytes, and returns who it was.
+func (l *Layer) blame() string {
+	host := l.blob.Host()
+	l.blob.Distrust(host)
+	l.observer.verifyFailure(host)
+	return host
+}

@@ -1,0 +1,90 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// ErrNoTOC is returned by Open for a layer that is not in the store and whose TOC digest is not known: nothing could be
+// verified.
+var ErrNoTOC = errors.New("TOC digest is not known")
+
+// Open opens a layer: from the store without the network, else by its TOC, which it fetches from the end of the blob
+// and checks. The caller closes the layer.
+func Open(ctx context.Context, o Options) (*Layer, error) {
+	store, err := openStored(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("open %s layer %s: %w", o.Ref, o.Digest, err)
+	}
+	return newLayer(ctx, o, store), nil
+}
+
+func openStored(ctx context.Context, o Options) (*cache.Layer, error) {
+	store, err := o.Store.Get(o.Digest)
+	if errors.Is(err, fs.ErrNotExist) {
+		store, err = create(ctx, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if have := store.Info().TOCDigest; o.TOCDigest != "" && have != o.TOCDigest {
+		return nil, errors.Join(
+			fmt.Errorf("layer in the store was made from TOC %s, the image names TOC %s", have, o.TOCDigest), store.Close())
+	}
+	return store, nil
+}
+
+func create(ctx context.Context, o Options) (*cache.Layer, error) {
+	if o.TOCDigest == "" {
+		return nil, ErrNoTOC
+	}
+	t, err := toc.Read(blobReader{withPriority(ctx, Demand), o.Blob}, o.BlobSize, o.TOCDigest)
+	if err != nil {
+		return nil, fmt.Errorf("read TOC: %w", err)
+	}
+	layout, err := t.Layout()
+	if err != nil {
+		return nil, fmt.Errorf("lay out TOC %s: %w", t.Digest, err)
+	}
+	info := cache.Info{
+		Format:         string(t.Format),
+		TOCDigest:      t.Digest,
+		BlobSize:       t.BlobSize,
+		DataSize:       layout.DataSize,
+		PrefetchChunks: layout.PrefetchChunks,
+	}
+	return o.Store.Create(o.Digest, info, func(meta *os.File, add func(cache.Chunk) error) error {
+		for _, c := range layout.Chunks {
+			if err := add(cache.Chunk(c)); err != nil {
+				return err
+			}
+		}
+		return layout.WriteMetadata(meta)
+	})
+}
+
+// blobReader reads a blob for one call, whose context it carries.
+type blobReader struct {
+	ctx  context.Context
+	blob Blob
+}
+
+func (r blobReader) ReadAt(p []byte, off int64) (int, error) {
+	body, err := r.blob.ReadRange(r.ctx, off, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	n, err := io.ReadFull(body, p)
+	if err != nil {
+		return n, fmt.Errorf("bytes %d+%d of the blob: %w", off, len(p), err)
+	}
+	return n, nil
+}

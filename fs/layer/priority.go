@@ -1,0 +1,38 @@
+package layer
+
+import "context"
+
+// Priority says who waits for bytes. A higher one goes first.
+type Priority int
+
+const (
+	Background Priority = iota // nobody yet
+	Prefetch                   // a container that is about to start
+	Demand                     // a reader
+)
+
+const priorities = 3
+
+// String returns the priority's name in metrics.
+func (p Priority) String() string {
+	switch p {
+	case Demand:
+		return "demand"
+	case Prefetch:
+		return "prefetch"
+	default:
+		return "background"
+	}
+}
+
+type priorityKey struct{}
+
+func withPriority(ctx context.Context, p Priority) context.Context {
+	return context.WithValue(ctx, priorityKey{}, p)
+}
+
+// PriorityFrom returns the priority of the range that a Blob is asked for, Background where ctx says nothing.
+func PriorityFrom(ctx context.Context) Priority {
+	p, _ := ctx.Value(priorityKey{}).(Priority)
+	return p
+}

@@ -1,0 +1,168 @@
+package layer
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// read is one ReadAt that waits.
+type read struct {
+	p    []byte
+	off  int64
+	kept map[int]piece // by chunk; nil unless storing went wrong
+}
+
+// piece is a part of what a read asked for that is not in the store.
+type piece struct {
+	bytes []byte
+	at    int // in read.p
+}
+
+// keep copies what the read needs of a chunk that could not be stored. Layer.mu is held.
+func (r *read) keep(chunk int, data []byte, off int64) {
+	from, to := max(off, r.off), min(off+int64(len(data)), r.off+int64(len(r.p)))
+	if from >= to {
+		return
+	}
+	if r.kept == nil {
+		r.kept = make(map[int]piece)
+	}
+	r.kept[chunk] = piece{bytes: append([]byte(nil), data[from-off:to-off]...), at: int(from - r.off)}
+}
+
+// ReadAt reads the address space, with the semantics of io.ReaderAt; what no chunk covers reads as zeros. It waits for
+// what is missing, and leaves with ctx's error when ctx ends. Every byte it returns was verified.
+func (l *Layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := l.begin(); err != nil {
+		return 0, err
+	}
+	defer l.alive.RUnlock()
+	if off < 0 {
+		return 0, l.wrap("read", fmt.Errorf("offset %d is negative", off))
+	}
+	result := Hit
+	var kept map[int]piece
+	if first, end, present := l.chunksOf(off, int64(len(p))); !present {
+		result = Miss
+		var err error
+		if kept, err = l.demand(ctx, p, off, first, end); err != nil {
+			l.observer.read(Failed)
+			return 0, err
+		}
+	}
+	n, err := l.store.ReadAt(p, off)
+	for _, k := range kept {
+		copy(p[k.at:], k.bytes)
+	}
+	if n < len(p) && off+int64(n) < l.store.Info().DataSize {
+		result = Failed
+		err = l.wrapAt("read", off+int64(n), err)
+	}
+	l.observer.read(result)
+	return n, err
+}
+
+// chunksOf returns which chunks have bytes of [off, off+n), and whether all of them are in the store.
+func (l *Layer) chunksOf(off, n int64) (first, end int, present bool) {
+	first, present = l.store.Find(off), true
+	for end = first; end < l.store.NumChunks(); end++ {
+		if l.store.Chunk(end).DataOffset-off >= n {
+			break
+		}
+		present = present && l.store.Has(end)
+	}
+	return first, end, present
+}
+
+// demand waits until chunks [first, end), of a read of p at off, are in the store. It returns what could not be put there.
+func (l *Layer) demand(ctx context.Context, p []byte, off int64, first, end int) (map[int]piece, error) {
+	start := time.Now()
+	r := &read{p: p, off: off}
+	chunk, err := l.obtain(ctx, r, first, end)
+	l.observer.readWait(time.Since(start))
+	switch {
+	case err == nil:
+		return r.kept, nil
+	case ctx.Err() != nil, l.life.Err() != nil:
+		return nil, l.wrap("read", err)
+	default:
+		return nil, l.wrapAt("read", max(off, l.store.Chunk(chunk).DataOffset), err)
+	}
+}
+
+// obtain waits until chunks [first, end) are in the store or kept in r. It returns the chunk that an error is about.
+func (l *Layer) obtain(ctx context.Context, r *read, first, end int) (int, error) {
+	for ; first < end; first++ {
+		for l.missing(r, first) {
+			waits := l.join(r, first, end)
+			chunk, err := l.await(ctx, waits)
+			l.part(r, waits)
+			if err != nil {
+				return chunk, err
+			}
+		}
+	}
+	return 0, nil
+}
+
+func (l *Layer) missing(r *read, chunk int) bool {
+	_, kept := r.kept[chunk]
+	return !kept && !l.store.Has(chunk)
+}
+
+// join registers r with all chunks of [first, end) that are missing, and starts the flights that this takes.
+func (l *Layer) join(r *read, first, end int) []*pending {
+	chunks := l.wanted(first, end) // without the lock: it may have to hash what was stored before a reboot
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	chunks = slices.DeleteFunc(l.free(chunks), func(i int) bool { _, kept := r.kept[i]; return kept })
+	for _, s := range l.spans(chunks, demandRange) {
+		if s.chunks[0] >= end || s.chunks[len(s.chunks)-1] < first {
+			continue // what was asked for is in flight already, and read-ahead alone is no reason for a range
+		}
+		f := l.launch(l.life, s, Demand)
+		l.flights.Go(func() { l.fly(f) })
+	}
+	var waits []*pending
+	for i := first; i < end; i++ {
+		p := l.pending[i]
+		if p == nil || !l.missing(r, i) {
+			continue
+		}
+		p.readers = append(p.readers, r)
+		p.flight.waiters.Add(1)
+		waits = append(waits, p)
+	}
+	return waits
+}
+
+// await waits for chunks. The failure of a flight that was not begun for readers is not theirs: they try on their own.
+func (l *Layer) await(ctx context.Context, waits []*pending) (int, error) {
+	for _, p := range waits {
+		select {
+		case <-p.done:
+			if p.err != nil && p.flight.base == Demand {
+				return p.chunk, p.err
+			}
+		case <-ctx.Done():
+			return p.chunk, ctx.Err()
+		case <-l.life.Done():
+			return p.chunk, ErrClosed
+		}
+	}
+	return 0, nil
+}
+
+// fly takes a flight for readers through its whole life.
+func (l *Layer) fly(f *flight) {
+	memory, start := l.memory(f.span), time.Now()
+	if err := l.scheduler.ranges.enter(f.ctx, Demand, memory); err != nil {
+		l.fail(f, err)
+		f.cancel()
+		return
+	}
+	_ = l.fetch(f, time.Since(start)) // its readers have the error
+	l.scheduler.ranges.leave(Demand, memory)
+}

@@ -1,0 +1,65 @@
+package layer
+
+import (
+	"math"
+	"runtime"
+	"time"
+)
+
+const (
+	defaultMemoryLimit = 256 << 20
+	defaultConcurrency = 16
+
+	// backgroundTrickle is how often background starts a range while demand or prefetch is active: rare enough not to
+	// be felt by them, often enough that a reader that never stops, or a registry that hangs, cannot stop it for good.
+	backgroundTrickle = time.Second
+)
+
+// SchedulerOptions bounds what all layers of a node do together.
+type SchedulerOptions struct {
+	MemoryLimit int64 // bytes of read buffers and decoded chunks in flight; 0 means 256 MiB
+	Concurrency int   // ranges under way; 0 means 16
+}
+
+// Scheduler decides which range is fetched next. One serves all layers of a node.
+//
+// Background never takes the last quarter of memory and ranges, nor prefetch the last eighth, so that a reader does not
+// have to wait for either to end. While demand or prefetch is active, background starts no more than one range a second.
+// A range that alone exceeds the memory limit is admitted when nothing else is under way.
+type Scheduler struct {
+	limit   int64
+	ranges  *gate
+	cores   *gate // who decodes; a range that waits for the network is not inside
+	buffers *buffers
+}
+
+// NewScheduler returns a scheduler. It owns no goroutine and needs no closing.
+func NewScheduler(o SchedulerOptions) *Scheduler {
+	if o.MemoryLimit <= 0 {
+		o.MemoryLimit = defaultMemoryLimit
+	}
+	if o.Concurrency <= 0 {
+		o.Concurrency = defaultConcurrency
+	}
+	n, m := o.Concurrency, o.MemoryLimit
+	cores := runtime.GOMAXPROCS(0)
+	return &Scheduler{
+		limit: m,
+		ranges: &gate{
+			places:  [priorities]int{Background: n - (n+3)/4, Prefetch: n - (n+7)/8, Demand: n},
+			bytes:   [priorities]int64{Background: m - m/4, Prefetch: m - m/8, Demand: m},
+			trickle: backgroundTrickle,
+		},
+		cores: &gate{
+			places: [priorities]int{cores, cores, cores},
+			bytes:  [priorities]int64{math.MaxInt64, math.MaxInt64, math.MaxInt64},
+		},
+		buffers: newBuffers(),
+	}
+}
+
+// Inflight returns the bytes of memory reserved by the ranges under way.
+func (s *Scheduler) Inflight() int64 { return s.ranges.holding() }
+
+// Limit returns the memory limit in bytes.
+func (s *Scheduler) Limit() int64 { return s.limit }
