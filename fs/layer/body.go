@@ -43,6 +43,9 @@ type body struct {
 	size int64
 	left int64 // of size, not read from the blob
 	err  error // why bytes do not come
+
+	ranges *gate // that the range has passed
+	rushed bool  // it has yielded long enough
 }
 
 // open asks the blob for a range.
@@ -74,6 +77,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	b.core.leave()
+	b.yield()
 	start := time.Now()
 	n, err := b.from.Read(p[:min(int64(len(p)), b.left)])
 	b.stats.Network += time.Since(start)
@@ -90,6 +94,30 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, b.err
 	}
 	return n, err
+}
+
+// yield leaves the link to demand and prefetch while there are any, by not reading on: the sender stops when the
+// connection's buffers are full. It does so for one trickle a range at most, and not when a reader waits.
+func (b *body) yield() {
+	if b.rushed || b.core.f.base != Background {
+		return
+	}
+	calm := b.ranges.whenCalm()
+	if calm == nil {
+		return
+	}
+	start := time.Now()
+	defer func() { b.stats.Wait += time.Since(start) }()
+	enough := time.NewTimer(b.ranges.trickle)
+	defer enough.Stop()
+	select {
+	case <-calm:
+	case <-b.core.f.raised:
+		b.rushed = true
+	case <-enough.C:
+		b.rushed = true
+	case <-b.core.f.ctx.Done():
+	}
 }
 
 // seek skips to byte off of the range. It never goes back.

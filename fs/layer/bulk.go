@@ -11,7 +11,7 @@ import (
 )
 
 // bulkFlights is how many ranges of one layer prefetch and background have under way at least; one for each core if
-// that is more. Four hide a round trip of 50 ms behind ranges of 8 MiB.
+// that is more. Four ranges hide a round trip of 50 ms.
 const bulkFlights = 4
 
 // bulk fetches chunks [0, end) in order, in large ranges. What to fetch next is chosen when the scheduler admits it, so
@@ -79,7 +79,10 @@ func (b *bulk) measure(ctx context.Context) bool {
 		}
 	}
 	b.next = first
-	b.limit = min(max(sum/int64(bulkWorkers()), bulkRangeMin), bulkRange)
+	b.limit = backgroundRange
+	if b.priority == Prefetch {
+		b.limit = min(max(sum/int64(bulkWorkers()), prefetchRangeMin), prefetchRange)
+	}
 	return first < b.end && ctx.Err() == nil
 }
 

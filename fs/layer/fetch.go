@@ -49,7 +49,7 @@ func (l *Layer) fetch(f *flight, waited time.Duration) error {
 	l.lastErr = err
 	l.mu.Unlock()
 	w.stats.Err = err
-	w.stats.Decompress = time.Since(start) - w.stats.Network - w.stats.Disk
+	w.stats.Decompress = time.Since(start) - w.stats.Network - w.stats.Disk - (w.stats.Wait - waited)
 	l.observer.fetched(w.stats)
 	return err
 }
@@ -60,7 +60,7 @@ func (w *worker) run() error {
 	w.buf = *buf
 	in := w.scheduler.buffers.readers.Get().(*bufio.Reader)
 	defer w.scheduler.buffers.readers.Put(in)
-	w.body = body{core: core{gate: w.scheduler.cores, f: w.f}, in: in, stats: &w.stats}
+	w.body = body{core: core{gate: w.scheduler.cores, f: w.f}, in: in, stats: &w.stats, ranges: w.scheduler.ranges}
 	defer w.body.core.leave()
 
 	if err := w.bring(w.f.off, w.f.size, w.f.pending); err != nil {

@@ -3,6 +3,7 @@ package layer
 import (
 	"context"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -14,6 +15,8 @@ type flight struct {
 	cancel  context.CancelFunc
 	pending []*pending   // one for each of span.chunks
 	waiters atomic.Int32 // readers that wait for its chunks; changes under Layer.mu
+	raise   sync.Once
+	raised  chan struct{} // closed by raise when the first reader waits
 }
 
 // pending is a chunk in flight. It is settled once, by its flight.
@@ -32,6 +35,12 @@ func (f *flight) priority() Priority {
 		return Demand
 	}
 	return min(f.base, Prefetch)
+}
+
+// wait counts a reader in. Layer.mu is held.
+func (f *flight) wait() {
+	f.waiters.Add(1)
+	f.raise.Do(func() { close(f.raised) })
 }
 
 func (p *pending) settled() bool {
@@ -60,7 +69,7 @@ func (l *Layer) free(chunks []int) []int {
 
 // launch makes a flight of s. ctx ends with the layer's life. l.mu is held.
 func (l *Layer) launch(ctx context.Context, s span, base Priority) *flight {
-	f := &flight{span: s, base: base}
+	f := &flight{span: s, base: base, raised: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(withPriority(ctx, base))
 	for _, i := range s.chunks {
 		p := &pending{flight: f, chunk: i, done: make(chan struct{})}

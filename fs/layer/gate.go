@@ -20,7 +20,8 @@ type gate struct {
 	inside    [priorities]int
 	held      int64 // bytes
 	waiting   [priorities]list.List
-	heldSince time.Time // since when Background is held back by trickle
+	heldSince time.Time     // since when Background is held back by trickle
+	calm      chan struct{} // closed when nothing urgent is inside any more; nil if nobody waits for that
 }
 
 // entrant waits before a gate.
@@ -72,20 +73,38 @@ func (g *gate) abandon(p Priority, at *list.Element) {
 	defer g.mu.Unlock()
 	e := at.Value.(*entrant)
 	if e.admitted {
-		g.inside[p]--
-		g.held -= e.bytes
-	} else {
-		g.waiting[p].Remove(at)
+		g.depart(p, e.bytes)
+		return
 	}
+	g.waiting[p].Remove(at)
 	g.dispatch() // it may have been in the way of others
 }
 
 func (g *gate) leave(p Priority, bytes int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.depart(p, bytes)
+}
+
+// depart undoes admit. g.mu is held.
+func (g *gate) depart(p Priority, bytes int64) {
 	g.inside[p]--
 	g.held -= bytes
+	if g.calm != nil && !g.urgent() {
+		close(g.calm)
+		g.calm = nil
+	}
 	g.dispatch()
+}
+
+// whenCalm returns a channel that is closed when no work is inside that background yields to, nil if none is now.
+func (g *gate) whenCalm() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.calm == nil && g.urgent() {
+		g.calm = make(chan struct{})
+	}
+	return g.calm
 }
 
 // holding returns the bytes held inside.

@@ -132,7 +132,7 @@ func (l *Layer) join(r *read, first, end int) []*pending {
 			continue
 		}
 		p.readers = append(p.readers, r)
-		p.flight.waiters.Add(1)
+		p.flight.wait()
 		waits = append(waits, p)
 	}
 	return waits

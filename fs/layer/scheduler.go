@@ -23,13 +23,14 @@ type SchedulerOptions struct {
 
 // Scheduler decides which range is fetched next. One serves all layers of a node.
 //
-// Background never takes the last quarter of memory and ranges, nor prefetch the last eighth, so that a reader does not
-// have to wait for either to end. While demand or prefetch is active, background starts no more than one range a second.
+// Background takes at most a quarter of the ranges and three quarters of the memory, and prefetch leaves an eighth of
+// both, so that a reader does not have to wait for either to end. While demand or prefetch is active, background starts no more than one range a
+// second, and does not read on in those under way, for a second each.
 // A range that alone exceeds the memory limit is admitted when nothing else is under way.
 type Scheduler struct {
 	limit   int64
 	ranges  *gate
-	cores   *gate // who decodes; a range that waits for the network is not inside
+	cores   *gate // who decodes; a range that waits for the network is not inside. Background takes half: containers start meanwhile
 	buffers *buffers
 }
 
@@ -46,12 +47,12 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 	return &Scheduler{
 		limit: m,
 		ranges: &gate{
-			places:  [priorities]int{Background: n - (n+3)/4, Prefetch: n - (n+7)/8, Demand: n},
+			places:  [priorities]int{Background: max(1, n/4), Prefetch: n - (n+7)/8, Demand: n},
 			bytes:   [priorities]int64{Background: m - m/4, Prefetch: m - m/8, Demand: m},
 			trickle: backgroundTrickle,
 		},
 		cores: &gate{
-			places: [priorities]int{cores, cores, cores},
+			places: [priorities]int{Background: max(1, cores/2), Prefetch: cores, Demand: cores},
 			bytes:  [priorities]int64{math.MaxInt64, math.MaxInt64, math.MaxInt64},
 		},
 		buffers: newBuffers(),

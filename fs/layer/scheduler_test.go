@@ -88,14 +88,15 @@ func TestGateOrder(t *testing.T) {
 	})
 }
 
-// The last quarter of places and of bytes is not for background.
+// Background gets a quarter of the places and three quarters of the bytes.
 func TestGateLeavesRoom(t *testing.T) {
 	for name, tt := range map[string]struct {
-		options SchedulerOptions
-		bytes   int64
+		options    SchedulerOptions
+		bytes      int64
+		background int
 	}{
-		"places": {SchedulerOptions{Concurrency: 16}, 1},
-		"bytes":  {SchedulerOptions{Concurrency: 100, MemoryLimit: 1600}, 100},
+		"places": {SchedulerOptions{Concurrency: 16}, 1, 4},
+		"bytes":  {SchedulerOptions{Concurrency: 100, MemoryLimit: 1600}, 100, 12},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -104,7 +105,7 @@ func TestGateLeavesRoom(t *testing.T) {
 				for _, c := range []struct {
 					p    Priority
 					want int // inside afterwards, all together
-				}{{Background, 12}, {Prefetch, 14}, {Demand, 16}} {
+				}{{Background, tt.background}, {Prefetch, 14}, {Demand, 16}} {
 					for range 20 {
 						l.queue(ctx, "", c.p, tt.bytes)
 					}
@@ -186,5 +187,65 @@ func TestBufferSize(t *testing.T) {
 		if got := bufferSize(tt.n); got != tt.want || int64(len(*b.get(tt.n))) != tt.want {
 			t.Errorf("buffer for %d bytes has %d, want %d", tt.n, got, tt.want)
 		}
+	}
+}
+
+// What background waits for when it yields: that no demand or prefetch is inside.
+func TestWhenCalm(t *testing.T) {
+	g := NewScheduler(SchedulerOptions{}).ranges
+	if g.whenCalm() != nil {
+		t.Error("an empty gate is not calm")
+	}
+	for _, p := range []Priority{Background, Prefetch, Demand} {
+		if err := g.enter(t.Context(), p, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calm := g.whenCalm()
+	g.leave(Demand, 1)
+	select {
+	case <-calm:
+		t.Error("calm with prefetch inside")
+	default:
+	}
+	g.leave(Prefetch, 1)
+	select {
+	case <-calm:
+	default:
+		t.Error("not calm with background alone")
+	}
+	if g.whenCalm() != nil {
+		t.Error("not calm afterwards")
+	}
+}
+
+// A range of background that is under way does not read on while a reader fetches something else, until that is done,
+// or its patience ends, or a reader waits for the range itself.
+func TestBackgroundYields(t *testing.T) {
+	for name, end := range map[string]func(g *gate, f *flight){
+		"calm":     func(g *gate, _ *flight) { g.leave(Demand, 1) },
+		"patience": func(*gate, *flight) { time.Sleep(backgroundTrickle) },
+		"joined":   func(_ *gate, f *flight) { f.wait() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := NewScheduler(SchedulerOptions{}).ranges
+				if err := g.enter(t.Context(), Demand, 1); err != nil {
+					t.Fatal(err)
+				}
+				f := &flight{base: Background, ctx: t.Context(), raised: make(chan struct{})}
+				b := body{core: core{f: f}, ranges: g, stats: new(Range)}
+				done := make(chan struct{})
+				go func() { b.yield(); close(done) }()
+				synctest.Wait()
+				select {
+				case <-done:
+					t.Error("background reads on")
+				default:
+				}
+				end(g, f)
+				<-done
+			})
+		})
 	}
 }
