@@ -1,0 +1,183 @@
+// Package fs shows lazily pulled layers to the kernel.
+//
+// Words:
+//
+//   - blob server: one FUSE connection for the node, mounted at StateDir/fuse. Its root directory holds, for each layer,
+//     <ID>.blob, the layer's address space as one file, and <ID>, its tree. ID is the layer's number in the store.
+//   - EROFS mount: the kernel's own file system on a layer's metadata image, with <ID>.blob as the device that holds
+//     the contents of files, at MountDir/<ID>. Only reads of contents that the kernel has not cached reach this process.
+//   - FUSE tree: StateDir/fuse/<ID>, where EROFS cannot be mounted on a file. Everything is served from the metadata
+//     image, and the kernel may cache all of it for ever.
+//   - mounted: a layer that Path has an answer for.
+//
+// # Deadlocks
+//
+// This process must not execute a program from a mount: it is stopped until the kernel has read the program, which it
+// asks of this process. (A garbage collection meanwhile is enough; and killed, the process leaves a child that waits for
+// ever, holding the connection open itself.) It must not open files there with package os before the kernel knows that
+// they cannot be polled, for the like reason; New sees to that. System calls are fine, among them mount(2), whose EROFS
+// opens <ID>.blob: the scheduler sees them block and goes on, at GOMAXPROCS=1 too. Nothing here calls into the file
+// system while it holds a lock that a request needs.
+//
+// # Concurrency
+//
+// All methods may be called concurrently. Mounts of one layer coalesce, and go on when the caller that began them goes
+// away; Unmount of a layer waits for its mount. Goroutines that outlive a call belong to the FS, and end in Close.
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/remote"
+)
+
+const (
+	defaultPrefetchTimeout = 10 * time.Second // stargz-snapshotter's prefetch_timeout_sec
+	defaultReadAheadKiB    = 2048             // measured: 0.69 GB/s with the kernel's 128, 1.3 with 2048
+)
+
+// ErrNotLazy says that a layer has no digest of a TOC, so that it cannot be mounted before it was pulled.
+var ErrNotLazy = errors.New("layer has no TOC digest: it is not in a lazy format")
+
+// Mode is how layers are mounted.
+type Mode string
+
+// The modes. Auto is EROFS where the kernel mounts EROFS on a file, else FUSE.
+const (
+	Auto  Mode = "auto"
+	EROFS Mode = "erofs"
+	FUSE  Mode = "fuse"
+)
+
+// Options are the parts and settings of an FS.
+type Options struct {
+	// StateDir holds the mount point of the blob server. It may be on a tmpfs. Required, absolute.
+	StateDir string
+	// MountDir holds the mount points of EROFS mounts; nothing else may be in it. "" means StateDir/mounts.
+	MountDir string
+	// ProbeDir is a folder on the store's file system, in which New tries whether EROFS can be mounted from it: it
+	// cannot from a tmpfs, for one. "" means MountDir.
+	ProbeDir string
+
+	Store     *cache.Store     // required; the caller closes it, after the FS
+	Registry  *remote.Registry // required
+	Scheduler *layer.Scheduler // nil means one of its own, with default limits
+
+	Mode            Mode          // "" means Auto
+	Background      bool          // fetch all of a layer once it is mounted, not only what is read
+	PrefetchTimeout time.Duration // how long Wait waits at most; 0 means 10 s
+	ReadAheadKiB    int           // KiB that the kernel reads ahead in mounts; 0 means 2048
+	Observer        layer.Observer
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.MountDir == "" {
+		o.MountDir = filepath.Join(o.StateDir, "mounts")
+	}
+	if o.ProbeDir == "" {
+		o.ProbeDir = o.MountDir
+	}
+	if o.Mode == "" {
+		o.Mode = Auto
+	}
+	if o.PrefetchTimeout == 0 {
+		o.PrefetchTimeout = defaultPrefetchTimeout
+	}
+	if o.ReadAheadKiB == 0 {
+		o.ReadAheadKiB = defaultReadAheadKiB
+	}
+	if o.Scheduler == nil {
+		o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{})
+	}
+	switch o.Mode {
+	case Auto, EROFS, FUSE:
+	default:
+		return o, fmt.Errorf("mode %q: not one of auto, erofs, fuse", o.Mode)
+	}
+	for _, dir := range []string{o.StateDir, o.MountDir} {
+		// Both become parts of mount options, which have no way to write these.
+		if !filepath.IsAbs(dir) || strings.ContainsAny(dir, ",:\\") {
+			return o, fmt.Errorf("folder %q: must be absolute, without comma, colon and backslash", dir)
+		}
+	}
+	return o, nil
+}
+
+// FS mounts layers.
+type FS struct {
+	opts      Options
+	kind      string // of the mounts it makes: erofsOnFUSE or fuseTree
+	server    *server
+	erofs     erofsMounter
+	tasks     tasks
+	manifests manifests
+	opening   singleflight.Group // by layer digest: what brings a layer into the store
+
+	leaving sync.WaitGroup // calls of Unmount that are taking a layer down
+
+	mu     sync.Mutex
+	closed bool
+	slots  map[digest.Digest]*slot
+}
+
+// New clears what a dead process has left in the two folders, and mounts the blob server. It does not touch the
+// network. ctx is only for the call; Close ends what New has begun.
+func New(ctx context.Context, o Options) (*FS, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("serve layers: %w", err)
+	}
+	served := filepath.Join(o.StateDir, "fuse")
+	if err := clearLeftovers(o.MountDir, served); err != nil {
+		return nil, fmt.Errorf("serve layers: clear what an earlier process left: %w", err)
+	}
+	for _, dir := range []string{served, o.MountDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("serve layers: %w", err)
+		}
+	}
+	kind, err := chooseMount(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("serve layers: %w", err)
+	}
+	srv, err := serve(ctx, served, o.ReadAheadKiB)
+	if err != nil {
+		return nil, fmt.Errorf("serve layers: %w", err)
+	}
+	return &FS{
+		opts:   o,
+		kind:   kind,
+		server: srv,
+		erofs:  erofsMounter{dir: o.MountDir, readAheadKiB: o.ReadAheadKiB},
+		slots:  make(map[digest.Digest]*slot),
+	}, nil
+}
+
+// Close stops fetching and serving, and unmounts everything. What still reads from the mounts gets EIO. The store keeps
+// its layers.
+func (f *FS) Close() error {
+	f.tasks.close()
+	var errs []error
+	for _, s := range f.takeAll() {
+		errs = append(errs, f.dismantle(s.mounted))
+		f.vacate(s)
+	}
+	f.leaving.Wait()
+	errs = append(errs, f.server.close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close mounts: %w", err)
+	}
+	return nil
+}

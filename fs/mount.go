@@ -1,0 +1,168 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+)
+
+// Source says which layer is meant, and what is known about it. Ref and Digest are required.
+type Source struct {
+	Ref       string        // image reference, for the registry and for people
+	Digest    digest.Digest // of the layer's blob
+	Manifest  digest.Digest // of the image's manifest; "" if not known
+	TOCDigest digest.Digest // from a label; "" if not known
+	Size      int64         // bytes of the blob; 0 if not known
+}
+
+// mounted is a layer that the kernel sees.
+type mounted struct {
+	src        Source
+	shown      *shown
+	kind, path string
+	stop       func()        // ends prefetching and filling
+	fetched    chan struct{} // closed when the prefetch list is on disk, or given up
+}
+
+// Mount makes Path have an answer for src.Digest. It does nothing if it has one. It needs the network only for a layer
+// that the store does not have. The error is ErrNotLazy if nothing has a TOC digest for it.
+//
+// When ctx ends Mount returns, but mounting goes on, for others and for the next attempt.
+func (f *FS) Mount(ctx context.Context, src Source) error {
+	s, err := f.slotFor(ctx, src)
+	if err == nil {
+		select {
+		case <-s.ready:
+			err = s.err
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("mount layer %s of %s: %w", src.Digest, src.Ref, err)
+	}
+	return nil
+}
+
+// mount opens the layer, shows it, mounts it and starts to fetch it.
+func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
+	began := time.Now()
+	if src, err = f.bring(ctx, src); err != nil {
+		return nil, err
+	}
+	l, err := f.open(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	sh, err := newShown(ctx, src.Ref, l)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	f.server.show(sh)
+	m := &mounted{src: src, shown: sh, kind: f.kind, path: filepath.Join(f.server.dir, treeName(sh.id)), stop: func() {}, fetched: make(chan struct{})}
+	if m.kind == erofsOnFUSE {
+		m.path, err = f.erofs.mount(ctx, sh.id, l.Store().MetadataPath(), filepath.Join(f.server.dir, blobName(sh.id)))
+		if err != nil {
+			f.server.hide(sh.id)
+			return nil, errors.Join(err, sh.close())
+		}
+	}
+	f.fetch(ctx, m)
+	sh.logger.WithField("mount", m.kind).WithField("path", m.path).WithField("took", time.Since(began)).Debug("mounted layer")
+	return m, nil
+}
+
+// fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it.
+func (f *FS) fetch(ctx context.Context, m *mounted) {
+	ended := make(chan struct{})
+	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
+		defer close(ended)
+		err := m.shown.layer.Prefetch(ctx)
+		close(m.fetched)
+		if err != nil && ctx.Err() == nil {
+			m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
+		}
+		if !f.opts.Background {
+			return
+		}
+		if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
+			m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
+		}
+	})
+	if !ok { // closing: what is mounted now is taken down by Close
+		close(m.fetched)
+		close(ended)
+	}
+	m.stop = func() { stop(); <-ended }
+}
+
+// Path returns the folder that shows a mounted layer. The error is fs.ErrNotExist if the layer is not mounted.
+func (f *FS) Path(d digest.Digest) (string, error) {
+	m, err := f.lookup(d)
+	if err != nil {
+		return "", fmt.Errorf("path of layer %s: %w", d, err)
+	}
+	return m.path, nil
+}
+
+// Unmount unmounts a layer and removes it from the store; if it is not mounted, only that. Who still has files of it
+// open gets EIO for what the kernel does not have in memory.
+func (f *FS) Unmount(ctx context.Context, d digest.Digest) error {
+	if err := f.unmount(ctx, d); err != nil {
+		return fmt.Errorf("unmount layer %s: %w", d, err)
+	}
+	return nil
+}
+
+func (f *FS) unmount(ctx context.Context, d digest.Digest) error {
+	s, err := f.take(ctx, d)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return f.opts.Store.Remove(d)
+	}
+	defer f.leaving.Done()
+	err = f.dismantle(s.mounted)
+	err = errors.Join(err, f.opts.Store.Remove(d))
+	f.vacate(s)
+	return err
+}
+
+// dismantle undoes mount. Reads end first: the kernel does not let go of a mount while it waits for one.
+func (f *FS) dismantle(m *mounted) error {
+	m.stop()
+	f.server.hide(m.shown.id)
+	err := m.shown.close()
+	if m.kind == erofsOnFUSE {
+		err = errors.Join(err, f.erofs.unmount(m.shown.id))
+	}
+	return err
+}
+
+// Wait returns when the prefetch lists of mounted layers are on disk, or could not be fetched, or when PrefetchTimeout
+// has passed: then the container starts all the same. The error is ctx's, or fs.ErrNotExist if a layer is not mounted.
+func (f *FS) Wait(ctx context.Context, ds []digest.Digest) error {
+	timeout := time.NewTimer(f.opts.PrefetchTimeout)
+	defer timeout.Stop()
+	for _, d := range ds {
+		m, err := f.lookup(d)
+		if err != nil {
+			return fmt.Errorf("wait for layer %s: %w", d, err)
+		}
+		select {
+		case <-m.fetched:
+		case <-timeout.C:
+			log.G(ctx).WithField("layer", d).Info("the prefetch list is not on disk in time; going on")
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("wait for layer %s: %w", d, context.Cause(ctx))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,257 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
+)
+
+func TestOptions(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		o    Options
+		want string // in the error, "" for none
+	}{
+		{"zero", Options{StateDir: "/s"}, ""},
+		{"no folder", Options{}, `folder ""`},
+		{"relative", Options{StateDir: "s"}, "absolute"},
+		{"comma", Options{StateDir: "/s,x"}, "comma"},
+		{"colon", Options{StateDir: "/s", MountDir: "/m:x"}, "colon"},
+		{"mode", Options{StateDir: "/s", Mode: "ext4"}, `mode "ext4"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := c.o.withDefaults()
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("error is %v, want %q in it", err, c.want)
+				}
+				return
+			}
+			if err != nil || got.MountDir != "/s/mounts" || got.ProbeDir != "/s/mounts" || got.Mode != Auto || got.Scheduler == nil {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestNoFUSE(t *testing.T) {
+	_, err := openDevice(filepath.Join(t.TempDir(), "fuse"))
+	if !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "modprobe fuse") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// TestNoEROFS makes the probe fail by a store on a tmpfs, from which the kernel does not mount files.
+func TestNoEROFS(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	tmpfs := t.TempDir()
+	if err := unix.Mount("tmpfs", tmpfs, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(tmpfs, unix.MNT_DETACH) })
+	switch refusal, err := probeEROFS(tmpfs, tmpfs); {
+	case err != nil:
+		t.Fatal(err)
+	case refusal == nil:
+		t.Skip("this kernel mounts EROFS from a tmpfs")
+	}
+	if _, err := tryNode(t.Context(), t.TempDir(), Options{Mode: EROFS, ProbeDir: tmpfs}); err == nil || !strings.Contains(err.Error(), "Linux 6.12") {
+		t.Errorf("mode erofs: %v", err)
+	}
+	if _, err := tryNode(t.Context(), t.TempDir(), Options{ProbeDir: "/nonexistent"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a folder that is not there: %v", err)
+	}
+	n := newNode(t, Options{Mode: Auto, ProbeDir: tmpfs})
+	if n.kind != fuseTree {
+		t.Errorf("mode auto chose %s", n.kind)
+	}
+	if left := walk1(t, tmpfs); len(left) != 0 {
+		t.Errorf("the probe left %q", left)
+	}
+}
+
+// TestLeftovers: New clears its own folders, and nothing beside them.
+func TestLeftovers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	root := t.TempDir()
+	ours := []string{"state/fuse", "state/mounts/7", "state/mounts/7/nested dir", "state/mounts/8"}
+	others := []string{"state/fuse2", "state/mountsx", "other"}
+	for _, name := range slices.Concat(ours, others) {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("tmpfs", path, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	}
+	if err := clearLeftovers(filepath.Join(root, "state/mounts"), filepath.Join(root, "state/fuse")); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, name := range others {
+		want = append(want, filepath.Join(root, name))
+	}
+	if got := mountsBelow(t, root); !slices.Equal(got, want) {
+		t.Errorf("mounts are %q, want %q", got, want)
+	}
+	if left := walk1(t, filepath.Join(root, "state/mounts")); len(left) != 0 {
+		t.Errorf("mount points left: %q", left)
+	}
+}
+
+func TestParseMountinfo(t *testing.T) {
+	const text = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n" +
+		`36 21 0:32 / /run/with\040space\011tab\134back rw - tmpfs t rw` + "\n" +
+		"37 21 0:33 / /run/bad\\09x\\ rw - fuse.sluice sluice rw\n"
+	want := []string{"/", "/run/with space\ttab\\back", `/run/bad\09x\`}
+	if got, err := parseMountinfo(strings.NewReader(text)); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+	if _, err := parseMountinfo(strings.NewReader("36 21 0:32\n")); err == nil {
+		t.Error("a short line is no error")
+	}
+}
+
+// FuzzUnescape: what the kernel escapes comes back as it was.
+func FuzzUnescape(f *testing.F) {
+	f.Add("/a b\tc\nd\\e")
+	f.Add("\\040")
+	f.Fuzz(func(t *testing.T, path string) {
+		var escaped strings.Builder
+		for i := range len(path) {
+			if strings.IndexByte(" \t\n\\#", path[i]) >= 0 {
+				fmt.Fprintf(&escaped, "\\%03o", path[i])
+			} else {
+				escaped.WriteByte(path[i])
+			}
+		}
+		if got := unescape(escaped.String()); got != path {
+			t.Errorf("%q became %q", path, got)
+		}
+		unescape(path)
+	})
+}
+
+func TestReadAhead(t *testing.T) {
+	if _, err := os.Stat(bdiDir); err != nil {
+		t.Skip(err)
+	}
+	l := buildBlob(t, []file{regular("file", noise(1, 1000))})
+	inModes(t, func(t *testing.T, mode Mode) {
+		before := listBDIs()
+		n := newNode(t, Options{Mode: mode, ReadAheadKiB: 1536})
+		path := n.mountLayer(t, newRegistry(t, l).source(l))
+		var names []string
+		if mode == EROFS {
+			for name := range listBDIs() {
+				if !before[name] {
+					names = append(names, name)
+				}
+			}
+		} else {
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			names = []string{fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))}
+		}
+		if len(names) == 0 {
+			t.Fatal("no backing device for the mount")
+		}
+		for _, name := range names {
+			b, err := os.ReadFile(filepath.Join(bdiDir, name, "read_ahead_kb"))
+			if got, _ := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || got != 1536 {
+				t.Errorf("%s: %d, %v; want 1536", name, got, err)
+			}
+		}
+	})
+}
+
+func TestErrno(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want unix.Errno
+	}{
+		{nil, 0},
+		{fmt.Errorf("x: %w", context.Canceled), unix.EINTR},
+		{fmt.Errorf("x: %w", os.ErrNotExist), unix.ENOENT},
+		{fmt.Errorf("x: %w", metadata.ErrNoXattr), unix.ENODATA},
+		{fmt.Errorf("x: %w", metadata.ErrCorrupt), unix.EIO},
+		{fmt.Errorf("x: %w", unix.ERANGE), unix.ERANGE},
+		{fmt.Errorf("x: %w", unix.ECONNREFUSED), unix.EIO}, // of the registry, not of the file
+		{fmt.Errorf("x: %w", unix.ENOSPC), unix.EIO},
+	} {
+		if got := errno(c.err); got != c.want {
+			t.Errorf("%v: %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+func TestFaults(t *testing.T) {
+	var f faults
+	now := time.Now()
+	for _, c := range []struct {
+		name       string
+		cause      string
+		after      time.Duration
+		suppressed int
+		ok         bool
+	}{
+		{"first", "a", 0, 0, true},
+		{"again", "a", time.Second, 0, false},
+		{"another", "b", time.Second, 0, true},
+		{"and again", "a", quiet - 1, 0, false},
+		{"later", "a", quiet, 2, true},
+		{"after that", "a", quiet + 1, 0, false},
+	} {
+		if n, ok := f.admit(c.cause, now.Add(c.after)); n != c.suppressed || ok != c.ok {
+			t.Errorf("%s: %d, %v; want %d, %v", c.name, n, ok, c.suppressed, c.ok)
+		}
+	}
+	for i := range 10 * maxCauses {
+		f.admit(strconv.Itoa(i), now)
+	}
+	if len(f.last) > maxCauses {
+		t.Errorf("%d causes are remembered", len(f.last))
+	}
+	joined := fmt.Errorf("x: %w", errors.Join(fmt.Errorf("y: %w", os.ErrExist), os.ErrClosed))
+	if got := rootCause(joined); got != os.ErrExist.Error() {
+		t.Errorf("root cause is %q", got)
+	}
+}
+
+func TestTasks(t *testing.T) {
+	var tk tasks
+	ended := make(chan struct{})
+	if _, ok := tk.start(t.Context(), func(ctx context.Context) { <-ctx.Done(); close(ended) }); !ok {
+		t.Fatal("did not start")
+	}
+	stop, ok := tk.start(t.Context(), func(ctx context.Context) { <-ctx.Done() })
+	if !ok {
+		t.Fatal("did not start")
+	}
+	stop()
+	tk.close()
+	await(t, "task", ended)
+	if _, ok := tk.start(t.Context(), func(context.Context) { t.Error("runs") }); ok {
+		t.Error("started after close")
+	}
+	tk.close()
+}

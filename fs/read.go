@@ -1,0 +1,93 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Open says how the kernel is to cache a file. There is no handle: a node number says all.
+func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if in.Flags&fuse.O_ANYWRITE != 0 {
+		return fuse.EROFS
+	}
+	_, _, tree := splitNode(in.NodeId)
+	switch {
+	case !tree:
+		// EROFS caches what it reads from the blob; cached here, it would be in memory twice.
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO
+	case in.Flags&unix.O_DIRECT != 0:
+		// A direct read of a file that the kernel may cache cannot be killed while it waits; this one can.
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO
+	default:
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	}
+	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	return fuse.OK
+}
+
+// Read reads from a blob or a file of a tree, and fetches what is not on disk yet.
+func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	n := 0
+	code := s.with(in.NodeId, func(l *shown, nid uint64, tree bool) (err error) {
+		start, size := int64(0), l.dataSize
+		if tree {
+			if start, size, err = l.extent(nid); err != nil {
+				return err
+			}
+		}
+		off := int64(in.Offset)
+		if off < 0 || off >= size {
+			return nil
+		}
+		buf = buf[:min(int64(len(buf)), size-off)]
+		ctx := newInterrupt(context.Background(), cancel, s.closing, in.Pid)
+		defer ctx.stop()
+		n, err = l.layer.ReadAt(ctx, buf, start+off)
+		if errors.Is(err, io.EOF) && n == len(buf) {
+			err = nil
+		}
+		return err
+	})
+	return fuse.ReadResultData(buf[:n]), code
+}
+
+// extent is where the contents of inode nid lie in the address space.
+func (l *shown) extent(nid uint64) (start, size int64, err error) {
+	in, err := l.image.Inode(nid)
+	if err != nil {
+		return 0, 0, fmt.Errorf("inode %d: %w", nid, err)
+	}
+	if in.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, 0, unix.EINVAL
+	}
+	return in.Offset, in.Size, nil
+}
+
+// Lseek finds data and holes: a file is all data.
+func (s *server) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	return s.with(in.NodeId, func(l *shown, nid uint64, tree bool) (err error) {
+		size := l.dataSize
+		if tree {
+			if _, size, err = l.extent(nid); err != nil {
+				return err
+			}
+		}
+		if in.Offset >= uint64(size) {
+			return unix.ENXIO
+		}
+		switch in.Whence {
+		case unix.SEEK_DATA:
+			out.Offset = in.Offset
+		case unix.SEEK_HOLE:
+			out.Offset = uint64(size)
+		default:
+			return unix.EINVAL
+		}
+		return nil
+	})
+}

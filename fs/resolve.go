@@ -1,0 +1,171 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// siblingsAtOnce is how many layers of an image are opened at once ahead of their turn. Each is one small request.
+const siblingsAtOnce = 8
+
+// bring makes the store have the layer: at once if it has it, else by its TOC from the registry. It returns src with
+// what was learned.
+func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
+	st, err := f.opts.Store.Get(src.Digest)
+	if err == nil {
+		info := st.Info()
+		if err := st.Close(); err != nil {
+			return src, err
+		}
+		return src.with(info.TOCDigest, info.BlobSize)
+	}
+	if !errors.Is(err, iofs.ErrNotExist) {
+		return src, err
+	}
+	if src, err = f.resolve(ctx, src); err != nil {
+		return src, err
+	}
+	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
+		return nil, f.create(ctx, src)
+	})
+	return src, err
+}
+
+// create brings the layer into the store from the registry.
+func (f *FS) create(ctx context.Context, src Source) error {
+	if src.Size == 0 { // no manifest to tell
+		blob, err := f.opts.Registry.Blob(src.Ref, src.Digest, 0)
+		if err != nil {
+			return err
+		}
+		if src.Size, err = blob.Size(ctx); err != nil {
+			return err
+		}
+	}
+	l, err := f.open(ctx, src)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// open opens the layer, without the network if the store has it.
+func (f *FS) open(ctx context.Context, src Source) (*layer.Layer, error) {
+	blob, err := f.opts.Registry.Blob(src.Ref, src.Digest, src.Size)
+	if err != nil {
+		return nil, err
+	}
+	return layer.Open(ctx, layer.Options{
+		Ref:       src.Ref,
+		Digest:    src.Digest,
+		Store:     f.opts.Store,
+		Scheduler: f.opts.Scheduler,
+		Blob:      blob,
+		BlobSize:  src.Size,
+		TOCDigest: src.TOCDigest,
+		Observer:  f.observer(ctx, src),
+	})
+}
+
+// observer is the one of the options, and logs what happens in the background, where no reader gets the error.
+func (f *FS) observer(ctx context.Context, src Source) layer.Observer {
+	o := f.opts.Observer
+	tell, logger := o.Error, log.G(ctx).WithFields(log.Fields{"image": src.Ref, "layer": src.Digest})
+	var seen faults
+	o.Error = func(err error) {
+		if entry := seen.entry(logger, err); entry != nil {
+			entry.Warn("background fetch failed, and will try again")
+		}
+		if tell != nil {
+			tell(err)
+		}
+	}
+	return o
+}
+
+// resolve fills in the TOC digest and the size of a layer from its image's manifest. Where that had to be fetched, all
+// other lazy layers of the image are opened too: containerd will ask for them, but one after the other.
+func (f *FS) resolve(ctx context.Context, src Source) (Source, error) {
+	if src.Manifest != "" {
+		m, fetched, err := f.manifests.get(ctx, f.opts.Registry, src)
+		if err != nil {
+			return src, err
+		}
+		if src, err = src.from(m); err != nil {
+			return src, err
+		}
+		if fetched {
+			f.openSiblings(ctx, m, src)
+		}
+	}
+	if src.TOCDigest == "" {
+		return src, ErrNotLazy
+	}
+	return src, nil
+}
+
+// from adds to src what its manifest says of it.
+func (src Source) from(m ocispec.Manifest) (Source, error) {
+	for _, desc := range m.Layers {
+		if desc.Digest == src.Digest {
+			return src.with(tocDigest(desc.Annotations), desc.Size)
+		}
+	}
+	return src, fmt.Errorf("manifest %s has no such layer", src.Manifest)
+}
+
+// with adds a TOC digest and a size, where they are known. Another TOC digest than that of a label is an error: only one
+// of them can be that of the blob.
+func (src Source) with(d digest.Digest, size int64) (Source, error) {
+	if src.TOCDigest != "" && d != "" && src.TOCDigest != d {
+		return src, fmt.Errorf("the label says TOC %s, but it is %s", src.TOCDigest, d)
+	}
+	if d != "" {
+		src.TOCDigest = d
+	}
+	if size > 0 {
+		src.Size = size
+	}
+	return src, nil
+}
+
+// tocDigest is the TOC digest that a layer's annotations name, "" if none.
+func tocDigest(annotations map[string]string) digest.Digest {
+	if d := annotations[toc.TOCDigestAnnotation]; d != "" {
+		return digest.Digest(d)
+	}
+	return digest.Digest(annotations[toc.ZstdChecksumAnnotation])
+}
+
+// openSiblings brings the other lazy layers of an image into the store, in the background. One that fails will say so
+// when it is mounted itself.
+func (f *FS) openSiblings(ctx context.Context, m ocispec.Manifest, src Source) {
+	f.tasks.start(ctx, func(ctx context.Context) {
+		var group errgroup.Group
+		group.SetLimit(siblingsAtOnce)
+		for _, desc := range m.Layers {
+			d := tocDigest(desc.Annotations)
+			if d == "" || desc.Digest == src.Digest {
+				continue
+			}
+			group.Go(func() error {
+				sibling := Source{Ref: src.Ref, Digest: desc.Digest, TOCDigest: d, Size: desc.Size}
+				if _, err := f.bring(ctx, sibling); err != nil {
+					log.G(ctx).WithError(err).WithField("layer", desc.Digest).Debug("open a layer ahead of its turn")
+				}
+				return nil
+			})
+		}
+		_ = group.Wait() // never an error
+	})
+}

@@ -1,0 +1,49 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/containerd/log"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
+)
+
+// shown is a layer as the server shows it.
+type shown struct {
+	id       uint32
+	dataSize int64 // bytes of the address space
+	layer    *layer.Layer
+	image    *metadata.Image
+	logger   *log.Entry
+	faults   faults
+	users    sync.WaitGroup // requests under way
+}
+
+// newShown opens the metadata image of l. The caller closes l if it fails; else close does. Log lines about the layer
+// say what ctx says.
+func newShown(ctx context.Context, ref string, l *layer.Layer) (*shown, error) {
+	st := l.Store()
+	im, err := metadata.Open(st.MetadataPath())
+	if err != nil {
+		return nil, err
+	}
+	info := st.Info()
+	return &shown{
+		id:       info.ID,
+		dataSize: info.DataSize,
+		layer:    l,
+		image:    im,
+		logger:   log.G(ctx).WithFields(log.Fields{"image": ref, "layer": st.Digest()}),
+	}, nil
+}
+
+// close ends the requests under way, which get an error if they wait for a registry, and closes the layer. The server
+// must have let go of it before.
+func (l *shown) close() error {
+	err := l.layer.Close()
+	l.users.Wait()
+	return errors.Join(err, l.image.Close())
+}

@@ -1,0 +1,99 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
+)
+
+// State is how far a layer is.
+type State string
+
+// The states of a layer.
+const (
+	Lazy     State = "lazy"     // some of it has to be fetched when it is read
+	Complete State = "complete" // all of it is on disk
+	Failed   State = "failed"   // fetching it failed, last time
+)
+
+// Status is what is to be said of one mounted layer.
+type Status struct {
+	Digest  digest.Digest
+	Image   string // reference that it was mounted for first
+	Format  string // of the blob: estargz, zstd:chunked
+	State   State
+	Mount   string // erofs-fuse or fuse
+	Size    int64  // bytes, uncompressed
+	Fetched int64  // of those, bytes on disk
+	Mounts  int    // of the layer that this process has made
+}
+
+// Status returns that of all mounted layers, in the order of their digests.
+func (f *FS) Status() []Status {
+	f.mu.Lock()
+	var all []*mounted
+	for _, s := range f.slots {
+		if s.mounted != nil && s.gone == nil {
+			all = append(all, s.mounted)
+		}
+	}
+	f.mu.Unlock()
+	out := make([]Status, 0, len(all))
+	for _, m := range all {
+		out = append(out, m.status())
+	}
+	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
+	return out
+}
+
+func (m *mounted) status() Status {
+	st := m.shown.layer.Status()
+	state := Lazy
+	switch {
+	case st.Complete:
+		state = Complete
+	case st.Err != nil:
+		state = Failed
+	}
+	return Status{
+		Digest:  m.src.Digest,
+		Image:   m.src.Ref,
+		Format:  st.Format,
+		State:   state,
+		Mount:   m.kind,
+		Size:    st.Size,
+		Fetched: st.Fetched,
+		Mounts:  1,
+	}
+}
+
+// Usage returns the bytes on disk and the inodes of a layer in the store, mounted or not. The error is fs.ErrNotExist
+// if it is not there.
+func (f *FS) Usage(d digest.Digest) (bytes, inodes int64, err error) {
+	l, err := f.opts.Store.Get(d)
+	if err != nil {
+		return 0, 0, fmt.Errorf("usage: %w", err)
+	}
+	bytes, inodes, err = usage(l)
+	if err = errors.Join(err, l.Close()); err != nil {
+		return 0, 0, fmt.Errorf("usage of layer %s: %w", d, err)
+	}
+	return bytes, inodes, nil
+}
+
+func usage(l *cache.Layer) (bytes, inodes int64, err error) {
+	if bytes, err = l.Usage(); err != nil {
+		return 0, 0, err
+	}
+	im, err := metadata.Open(l.MetadataPath())
+	if err != nil {
+		return 0, 0, err
+	}
+	return bytes, int64(im.NumInodes()), im.Close()
+}

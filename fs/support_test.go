@@ -1,0 +1,299 @@
+package fs
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/remote"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// file is an entry of a layer's tar.
+type file struct {
+	tar.Header
+	data []byte
+}
+
+var epoch = time.Unix(1_700_000_000, 123_456_789)
+
+func dir(name string) file {
+	return file{Header: tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: epoch}}
+}
+
+func regular(name string, data []byte) file {
+	return file{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data)), ModTime: epoch}, data: data}
+}
+
+// noise is n bytes that do not compress, the same for the same seed.
+func noise(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = r.Read(p)
+	return p
+}
+
+// blob is a layer as a registry has it.
+type blob struct {
+	files     []file
+	bytes     []byte
+	digest    digest.Digest
+	tocDigest digest.Digest
+}
+
+func buildBlob(t testing.TB, files []file, prefetch ...string) blob {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		f.Format = tar.FormatPAX
+		if err := w.WriteHeader(&f.Header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(f.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := estargz.Build(io.NewSectionReader(bytes.NewReader(b.Bytes()), 0, int64(b.Len())),
+		estargz.WithChunkSize(64<<10), estargz.WithCompressionLevel(gzip.BestSpeed), estargz.WithPrioritizedFiles(prefetch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	packed, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blob{files: files, bytes: packed, digest: digest.FromBytes(packed), tocDigest: r.TOCDigest()}
+}
+
+// registry serves one image of some layers, and fails as it is told.
+type registry struct {
+	*httptest.Server
+	ref      string
+	manifest digest.Digest
+	content  map[digest.Digest][]byte
+
+	blobs, manifests atomic.Int64 // requests
+	fail             atomic.Int64 // HTTP status of every answer, unless 0
+
+	mu         sync.Mutex
+	stallBelow int64         // with stalled: only requests for ranges that begin before this byte wait; 0: all
+	stalled    chan struct{} // while not nil, requests wait until it is closed
+	waiting    chan struct{} // gets one for each request that waits
+}
+
+func newRegistry(t testing.TB, layers ...blob) *registry {
+	t.Helper()
+	r := &registry{content: make(map[digest.Digest][]byte), waiting: make(chan struct{}, 1024)}
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	config := []byte("{}")
+	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))}
+	for _, l := range layers {
+		r.content[l.digest] = l.bytes
+		desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: l.digest, Size: int64(len(l.bytes))}
+		if l.tocDigest != "" {
+			desc.Annotations = map[string]string{toc.TOCDigestAnnotation: l.tocDigest.String()}
+		}
+		m.Layers = append(m.Layers, desc)
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.manifest = digest.FromBytes(raw)
+	r.content[r.manifest] = raw
+	r.Server = httptest.NewServer(r)
+	r.ref = strings.TrimPrefix(r.URL, "http://") + "/test/image:latest"
+	t.Cleanup(func() {
+		r.release()
+		r.Server.Close()
+	})
+	return r
+}
+
+func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	kind, d := filepath.Base(filepath.Dir(req.URL.Path)), digest.Digest(filepath.Base(req.URL.Path))
+	r.mu.Lock()
+	stalled := r.stalled
+	var first int64
+	if _, err := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-", &first); err == nil && r.stallBelow > 0 && first >= r.stallBelow {
+		stalled = nil
+	}
+	r.mu.Unlock()
+	if stalled != nil {
+		r.waiting <- struct{}{}
+		select {
+		case <-stalled:
+		case <-req.Context().Done():
+			return
+		}
+	}
+	content, ok := r.content[d]
+	switch kind {
+	case "manifests":
+		r.manifests.Add(1)
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		w.Header().Set("Docker-Content-Digest", d.String())
+	case "blobs":
+		r.blobs.Add(1)
+	}
+	switch code := int(r.fail.Load()); {
+	case code != 0:
+		w.WriteHeader(code)
+	case !ok:
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(content))
+	}
+}
+
+// stall makes requests wait until release.
+func (r *registry) stall() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stalled = make(chan struct{})
+}
+
+func (r *registry) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stalled != nil {
+		close(r.stalled)
+		r.stalled = nil
+	}
+}
+
+func (r *registry) source(l blob) Source {
+	return Source{Ref: r.ref, Digest: l.digest, Manifest: r.manifest}
+}
+
+// node is a folder with a store, and an FS on it.
+type node struct {
+	*FS
+	root  string
+	store *cache.Store
+}
+
+func testRegistry() *remote.Registry {
+	return remote.New(remote.Options{
+		ConfigPath:  "/nonexistent",
+		PlainHTTP:   true,
+		MaxAttempts: 2,
+		Backoff:     remote.Backoff{Min: time.Millisecond, Max: 10 * time.Millisecond},
+		Credentials: func(string) (string, string, error) { return "", "", nil },
+	})
+}
+
+func newNode(t testing.TB, o Options) *node {
+	t.Helper()
+	return openNode(t, t.TempDir(), o)
+}
+
+// openNode makes an FS below root. It skips the test where the kernel lacks what o asks for.
+func openNode(t testing.TB, root string, o Options) *node {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	n, err := tryNode(t.Context(), root, o)
+	if err != nil {
+		if o.Mode == EROFS && strings.Contains(err.Error(), "mode erofs: mount") {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.close(t) })
+	return n
+}
+
+func tryNode(ctx context.Context, root string, o Options) (*node, error) {
+	store, err := cache.Open(filepath.Join(root, "root"))
+	if err != nil {
+		return nil, err
+	}
+	o.StateDir, o.Store = filepath.Join(root, "state"), store
+	if o.Registry == nil {
+		o.Registry = testRegistry()
+	}
+	f, err := New(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("%w%w", err, store.Close())
+	}
+	return &node{FS: f, root: root, store: store}, nil
+}
+
+func (n *node) close(t testing.TB) {
+	t.Helper()
+	if n.FS == nil {
+		return
+	}
+	if err := n.FS.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := n.store.Close(); err != nil {
+		t.Error(err)
+	}
+	n.FS = nil
+	if left := mountsBelow(t, n.root); len(left) > 0 {
+		t.Errorf("mounts left: %q", left)
+	}
+}
+
+func mountsBelow(t testing.TB, dir string) []string {
+	t.Helper()
+	points, err := mountPoints()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, p := range points {
+		if below(p, dir) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// mountLayer mounts l and returns its folder.
+func (n *node) mountLayer(t testing.TB, src Source) string {
+	t.Helper()
+	if err := n.Mount(t.Context(), src); err != nil {
+		t.Fatal(err)
+	}
+	path, err := n.Path(src.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// inModes runs a test with each kind of mount.
+func inModes(t *testing.T, test func(t *testing.T, mode Mode)) {
+	for _, mode := range []Mode{EROFS, FUSE} {
+		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
+	}
+}

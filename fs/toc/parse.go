@@ -1,0 +1,75 @@
+package toc
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/opencontainers/go-digest"
+)
+
+// parse decompresses, hashes and decodes a TOC in one pass. Whatever the decoder says counts for nothing unless the
+// digest of all that was decompressed is right, or, for zstd:chunked, of all that was compressed.
+func (f footer) parse(compressed []byte, want digest.Digest) ([]*estargz.TOCEntry, error) {
+	stream, err := f.format.NewReader(bytes.NewReader(compressed))
+	if err != nil {
+		return nil, fmt.Errorf("decompress TOC: %w", err)
+	}
+	defer stream.Close()
+	json, err := f.json(stream)
+	if err != nil {
+		return nil, fmt.Errorf("decompress TOC: %w", err)
+	}
+	hash := sha256.New()
+	hashed := io.TeeReader(&limited{r: json, left: MaxTOCSize}, hash)
+	entries, decodeErr := decodeEntries(bufio.NewReaderSize(hashed, 64<<10))
+	if _, err := io.Copy(io.Discard, hashed); err != nil {
+		return nil, fmt.Errorf("decompress TOC: %w", err)
+	}
+	got := digest.NewDigest(digest.SHA256, hash)
+	if got != want && (f.format != ZstdChunked || digest.FromBytes(compressed) != want) {
+		return nil, &DigestError{Got: got, Want: want}
+	}
+	if decodeErr != nil {
+		return nil, fmt.Errorf("decode TOC: %w", decodeErr)
+	}
+	return entries, nil
+}
+
+// json finds the TOC's JSON in its decompressed stream: eStargz has it as the only file of a tar.
+func (f footer) json(stream io.Reader) (io.Reader, error) {
+	if f.format != EStargz {
+		return stream, nil
+	}
+	tr := tar.NewReader(stream)
+	h, err := tr.Next()
+	if err != nil {
+		return nil, fmt.Errorf("tar header: %w", err)
+	}
+	if h.Name != estargz.TOCTarName {
+		return nil, fmt.Errorf("tar holds %s instead of %s", quote(h.Name), estargz.TOCTarName)
+	}
+	return tr, nil
+}
+
+// limited gives an error, not an end, after left bytes.
+type limited struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if int64(len(p)) > l.left+1 {
+		p = p[:l.left+1] // one more, to tell an end from too much
+	}
+	n, err := l.r.Read(p)
+	if int64(n) > l.left {
+		return 0, fmt.Errorf("more than %d bytes", MaxTOCSize)
+	}
+	l.left -= int64(n)
+	return n, err
+}
