@@ -56,9 +56,9 @@ func TestHostileEntries(t *testing.T) {
 		name    string // of the entry that is to be blamed; that of the last one if empty
 		reason  string
 	}{
-		"dotdot":               {[]*entry{sound("../etc/passwd")}, "", "path holds .."},
-		"dotdot within":        {[]*entry{sound("a/../../b")}, "", "path holds .."},
-		"dotdot at the end":    {[]*entry{folder("a/..")}, "", "path holds .."},
+		"dotdot":               {[]*entry{sound("../etc/passwd")}, "", `path holds ".."`},
+		"dotdot within":        {[]*entry{sound("a/../../b")}, "", `path holds ".."`},
+		"dotdot at the end":    {[]*entry{folder("a/..")}, "", `path holds ".."`},
 		"absolute":             {[]*entry{sound("/etc/passwd")}, "", "absolute path"},
 		"empty name":           {[]*entry{sound("")}, "", "empty name"},
 		"empty component":      {[]*entry{sound("a//b")}, "", "empty component"},
@@ -130,7 +130,7 @@ func TestHostileEntries(t *testing.T) {
 		"link to a parent":   {[]*entry{hardlink("d/h", "d")}, "", "a directory"},
 		"link to itself":     {[]*entry{hardlink("h", "./h")}, "", "hard link to itself"},
 		"links in a cycle":   {[]*entry{hardlink("a", "b"), hardlink("b", "c"), hardlink("c", "a")}, "a", "in a cycle"},
-		"link out":           {[]*entry{hardlink("h", "../../etc/passwd")}, "", "path holds .."},
+		"link out":           {[]*entry{hardlink("h", "../../etc/passwd")}, "", `path holds ".."`},
 		"link via symlink":   {[]*entry{folder("d"), sound("d/f"), symlink("l", "d"), hardlink("h", "l/f")}, "", "is not there"},
 		"link to a whiteout": {[]*entry{sound(".wh.x"), hardlink("h", "x")}, "", "is not there"},
 		"link to a landmark": {[]*entry{sound(estargz.PrefetchLandmark), hardlink("h", estargz.PrefetchLandmark)}, "", "is not there"},

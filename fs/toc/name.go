@@ -33,7 +33,7 @@ func cleanName(name string) (string, error) {
 		case c == "":
 			return "", errors.New("empty component in path")
 		case c == "..":
-			return "", errors.New("path holds ..")
+			return "", errors.New(`path holds ".."`)
 		case len(c) > maxComponent:
 			return "", fmt.Errorf("name of %d bytes, at most %d are possible", len(c), maxComponent)
 		case c == ".":

@@ -1,0 +1,15 @@
+package images
+
+import "embed"
+
+// The code that every image is made with, so that it is part of every image's name in the cache; and that of single images.
+var (
+	//go:embed images.go layout.go layer.go base.go
+	sources embed.FS
+	//go:embed images.go layout.go layer.go base.go goroot.go
+	gorootSources embed.FS
+	//go:embed images.go layout.go layer.go base.go odd.go tree.go
+	oddSources embed.FS
+	//go:embed images.go layout.go layer.go base.go debian.go upper.go tree.go
+	debianSources embed.FS
+)

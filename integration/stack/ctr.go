@@ -1,0 +1,69 @@
+package stack
+
+import (
+	"context"
+	"crypto/rand"
+	"path/filepath"
+	"strings"
+)
+
+// Ctr runs ctr against this node and returns its standard output; the error is a *CommandError. Flags before the command, as
+// "-n", "namespace", come first.
+func (n *Node) Ctr(ctx context.Context, args ...string) (string, error) {
+	return output(ctx, n.env(), n.program("ctr"), args...)
+}
+
+// CtrRemote runs this checkout's ctr-remote against this node.
+func (n *Node) CtrRemote(ctx context.Context, args ...string) (string, error) {
+	path, err := Program("ctr-remote")
+	if err != nil {
+		return "", err
+	}
+	return output(ctx, append(n.env(), "SLUICE_ADDRESS="+n.path("sluice.sock"), "CONTAINERD_SNAPSHOTTER=sluice"), path, args...)
+}
+
+// CtrRemote runs this checkout's ctr-remote where it needs no node: convert, inspect, verify.
+func CtrRemote(ctx context.Context, args ...string) (string, error) {
+	path, err := Program("ctr-remote")
+	if err != nil {
+		return "", err
+	}
+	return output(ctx, nil, path, args...)
+}
+
+// Container says what to run.
+type Container struct {
+	Ref         string
+	Snapshotter string   // "" means overlayfs
+	Namespace   string   // "" means default
+	Args        []string // instead of the image's command; nil runs that
+	Flags       []string // of ctr run
+}
+
+// Pull pulls c's image for its snapshotter, with ctr's default: the transfer service.
+func (n *Node) Pull(ctx context.Context, c Container) error {
+	_, err := n.Ctr(ctx, "-n", c.namespace(), "image", "pull", "--snapshotter", c.snapshotter(), c.Ref)
+	return err
+}
+
+// Run runs a container of an image that was pulled, to its end, and returns its standard output.
+func (n *Node) Run(ctx context.Context, c Container) (string, error) {
+	args := []string{"-n", c.namespace(), "run", "--rm", "--snapshotter", c.snapshotter()}
+	args = append(append(args, c.Flags...), c.Ref, "c-"+strings.ToLower(rand.Text()))
+	return n.Ctr(ctx, append(args, c.Args...)...)
+}
+
+func (c Container) namespace() string   { return orElse(c.Namespace, "default") }
+func (c Container) snapshotter() string { return orElse(c.Snapshotter, "overlayfs") }
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// Store is the folder of containerd's content store; what is fetched whole lands there.
+func (n *Node) Store() string {
+	return filepath.Join(n.dir, "root", "io.containerd.content.v1.content")
+}

@@ -1,0 +1,106 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sluice-snapshotter/sluice/integration/images"
+	"github.com/sluice-snapshotter/sluice/integration/stack"
+)
+
+// entry is a line of "probe walk", which documents its fields.
+type entry struct {
+	Path, Type, Target, Link, SHA256 string
+	Mode, UID, GID                   uint32
+	Mtime, Size                      int64
+	Dev, Nlink, Rdev                 uint64
+	Xattrs                           map[string]string
+}
+
+// TestTree compares what a container sees on Sluice with what it sees on overlayfs, where containerd unpacked the ordinary image.
+func TestTree(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		subject
+		dirs []string
+		min  int // paths
+	}{
+		{"odd", odd, []string{images.OddDir, "/etc", "/probe", "/tmp"}, 290},
+		{"goroot", goroot, []string{"/usr", "/hello", "/probe"}, 10_000},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eachMount(t, func(t *testing.T, mount string) {
+				reg := registry(t)
+				n := node(t, mount)
+				plain := upload(t, reg, plainImage(t, c.subject), "test/image:plain")
+				lazy := upload(t, reg, lazyImage(t, c.subject), "test/image:lazy")
+				if err := n.Pull(t.Context(), stack.Container{Ref: plain}); err != nil {
+					t.Fatal(err)
+				}
+				pull(t, n, stack.Container{Ref: lazy})
+				want := walk(t, n, stack.Container{Ref: plain}, c.dirs...)
+				got := walk(t, n, lazily(stack.Container{Ref: lazy}), c.dirs...)
+				if len(want) < c.min {
+					t.Errorf("only %d paths on overlayfs", len(want))
+				}
+				sameTree(t, got, want)
+			})
+		})
+	}
+}
+
+// walk lists every path below dirs of an image, contents included, as a privileged container sees them.
+func walk(t *testing.T, n *stack.Node, c stack.Container, dirs ...string) map[string]entry {
+	t.Helper()
+	c.Args = append([]string{"/probe", "walk", "-data"}, dirs...)
+	c.Flags = append(c.Flags, "--privileged") // so that trusted xattrs are seen
+	out, err := n.Run(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := make(map[string]entry)
+	for line := range strings.Lines(out) {
+		var e entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		tree[e.Path] = e
+	}
+	return tree
+}
+
+// sameTree compares all but st_dev, which has to be the same throughout a tree.
+func sameTree(t *testing.T, got, want map[string]entry) {
+	t.Helper()
+	devices := make(map[uint64]int)
+	var wrong []string
+	for _, path := range slices.Sorted(maps.Keys(want)) {
+		g, ok := got[path]
+		if !ok {
+			wrong = append(wrong, fmt.Sprintf("%q is missing", path))
+			continue
+		}
+		devices[g.Dev]++
+		w := want[path]
+		w.Dev = g.Dev
+		if !reflect.DeepEqual(g, w) {
+			wrong = append(wrong, fmt.Sprintf("got  %+v\nwant %+v", g, w))
+		}
+	}
+	for path := range got {
+		if _, ok := want[path]; !ok {
+			wrong = append(wrong, fmt.Sprintf("%q should not be there", path))
+		}
+	}
+	if len(devices) != 1 {
+		wrong = append(wrong, fmt.Sprintf("st_dev is not uniform: %v", devices))
+	}
+	if len(wrong) > 0 {
+		t.Errorf("%d of %d paths differ:\n%s", len(wrong), len(want), strings.Join(wrong[:min(20, len(wrong))], "\n"))
+	}
+}
