@@ -128,6 +128,10 @@ func TestEstargzLibraryAgrees(t *testing.T) {
 				if e.Typeflag != '0' || path == "/"+estargz.TOCTarName {
 					continue
 				}
+				listed, ok := r.Lookup(strings.TrimPrefix(path, "/"))
+				if path != "/"+estargz.NoPrefetchLandmark && (!ok || !listed.ModTime().Equal(e.ModTime)) {
+					t.Errorf("%s: the TOC says %+v, the tar %s", path, listed, e.ModTime)
+				}
 				f, err := r.OpenFile(strings.TrimPrefix(path, "/"))
 				if err != nil {
 					t.Fatal(err)

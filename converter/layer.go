@@ -130,7 +130,7 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 	picked, hits := c.opts.Prefetch.Match(sp.names)
 	l.hits = hits
 	tar := io.NewSectionReader(&cancelReaderAt{ctx, sp.file}, 0, sp.size)
-	built, err := estargz.Build(tar, c.estargzOptions(picked, &l.skipped)...)
+	built, err := estargz.Build(tar, c.estargzOptions(sp, picked, &l.skipped)...)
 	if err != nil {
 		return nil, fmt.Errorf("build eStargz: %w", err)
 	}
@@ -167,18 +167,15 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 	return out, nil
 }
 
-func (c *conversion) estargzOptions(picked []string, skipped *[]string) []estargz.Option {
-	opts := []estargz.Option{
+func (c *conversion) estargzOptions(sp *spooled, picked []string, skipped *[]string) []estargz.Option {
+	return []estargz.Option{
+		estargz.WithCompression(newCompression(c.opts.CompressionLevel, sp.times)),
 		estargz.WithParallelism(workers),
 		estargz.WithChunkSize(c.opts.ChunkSize),
 		estargz.WithMinChunkSize(c.opts.MinChunkSize),
 		estargz.WithPrioritizedFiles(picked),
 		estargz.WithAllowPrioritizeNotFound(skipped),
 	}
-	if c.opts.CompressionLevel != nil {
-		opts = append(opts, estargz.WithCompressionLevel(*c.opts.CompressionLevel))
-	}
-	return opts
 }
 
 // describe reads the new blob as the snapshotter will: what it would refuse must not leave this package.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/klauspost/compress/gzip"
@@ -21,9 +22,9 @@ import (
 
 // spooled is a layer's tar, uncompressed and normalised, in an unnamed temporary file.
 type spooled struct {
-	file  *os.File
-	size  int64
-	names []string // paths in it, clean and without leading slash, in order
+	*entries
+	file *os.File
+	size int64
 }
 
 // spool fetches a layer, checks blob and tar against their digests, and writes the tar to a temporary file, in the
@@ -51,7 +52,7 @@ func (c *conversion) spool(ctx context.Context, l *layer) (_ *spooled, retErr er
 	defer plain.Close()
 	hash := l.sourceDiffID.Algorithm().Digester()
 	out := bufio.NewWriterSize(file, 1<<20)
-	names, err := normalise(out, io.TeeReader(plain, hash.Hash()))
+	seen, err := normalise(out, io.TeeReader(plain, hash.Hash()))
 	if err == nil {
 		err = out.Flush()
 	}
@@ -66,7 +67,7 @@ func (c *conversion) spool(ctx context.Context, l *layer) (_ *spooled, retErr er
 		return nil, fmt.Errorf("fetch: uncompressed content is %s, the image's configuration says %s", got, l.sourceDiffID)
 	}
 	size, err := file.Seek(0, io.SeekCurrent)
-	return &spooled{file, size, names}, err
+	return &spooled{seen, file, size}, err
 }
 
 // decompress looks at the first bytes, as containerd does: media types are not always true.
@@ -92,7 +93,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 // normalise rewrites a tar so that estargz takes it and nothing is lost by it: sparse files become ordinary ones,
 // global headers, which containerd ignores as well, go, and so do the traces of an earlier conversion. r is read to its
 // end.
-func normalise(w io.Writer, r io.Reader) ([]string, error) {
+func normalise(w io.Writer, r io.Reader) (*entries, error) {
 	tr, tw := tar.NewReader(r), tar.NewWriter(w)
 	seen := newEntries()
 	for {
@@ -121,7 +122,7 @@ func normalise(w io.Writer, r io.Reader) ([]string, error) {
 		return nil, err
 	}
 	_, err := io.Copy(io.Discard, r)
-	return seen.names, err
+	return seen, err
 }
 
 // ofFormat are the files that eStargz itself adds to a tar. estargz drops them too, but not before they have had a say in
@@ -140,14 +141,17 @@ func dense(h *tar.Header) {
 	}
 }
 
-// entries watches over the names in a tar.
+// entries is what is to be known of the entries of a tar. Names are clean and without leading slash.
 type entries struct {
-	names  []string
+	names  []string // in order
 	known  map[string]bool
-	linked map[string]bool // targets of hard links
+	linked map[string]bool      // targets of hard links
+	times  map[string]time.Time // of modification, where it is not a whole second
 }
 
-func newEntries() *entries { return &entries{known: map[string]bool{}, linked: map[string]bool{}} }
+func newEntries() *entries {
+	return &entries{known: map[string]bool{}, linked: map[string]bool{}, times: map[string]time.Time{}}
+}
 
 // add refuses the one thing that estargz, which keeps the last entry of a name only, would turn into another tree.
 func (e *entries) add(h *tar.Header) error {
@@ -157,6 +161,11 @@ func (e *entries) add(h *tar.Header) error {
 	}
 	if h.Typeflag == tar.TypeLink {
 		e.linked[cleanName(h.Linkname)] = true
+	}
+	if h.ModTime.Nanosecond() != 0 {
+		e.times[name] = h.ModTime.UTC()
+	} else {
+		delete(e.times, name)
 	}
 	if !e.known[name] {
 		e.known[name] = true

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-snapshotter/sluice/integration/images"
@@ -129,9 +130,10 @@ func TestRefused(t *testing.T) {
 // readRight reads a file that had not been fetched, in a container, and compares it with the ordinary image's.
 func readRight(t *testing.T, n *stack.Node, ref string) {
 	t.Helper()
-	out := run(t, n, stack.Container{Ref: ref, Args: []string{"/probe", "read", fetched}})
-	if want := contentOf(t, plainImage(t, odd), fetched); out != want {
-		t.Errorf("%s: %d bytes that are not those %d of the ordinary image", fetched, len(out), len(want))
+	got := walk(t, n, lazily(stack.Container{Ref: ref}), fetched)[fetched]
+	want := contentOf(t, plainImage(t, odd), fetched)
+	if sum := digest.FromString(want).Encoded(); got.SHA256 != sum || got.Size != int64(len(want)) {
+		t.Errorf("%s: %d bytes with digest %s, not the ordinary image's %d with %s", fetched, got.Size, got.SHA256, len(want), sum)
 	}
 }
 

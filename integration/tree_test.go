@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -54,17 +56,23 @@ func TestTree(t *testing.T) {
 	}
 }
 
-// walk lists every path below dirs of an image, contents included, as a privileged container sees them.
+// walk lists every path below dirs of an image, contents included, as a privileged container sees them. The list comes out through a
+// file: on a loaded machine a shim gives up on megabytes of output (10 s, "failed to drain init process") and they end early.
 func walk(t *testing.T, n *stack.Node, c stack.Container, dirs ...string) map[string]entry {
 	t.Helper()
-	c.Args = append([]string{"/probe", "walk", "-data"}, dirs...)
-	c.Flags = append(c.Flags, "--privileged") // so that trusted xattrs are seen
-	out, err := n.Run(t.Context(), c)
+	out := t.TempDir()
+	c.Args = append([]string{"/probe", "walk", "-data", "-out", "/run/out/tree"}, dirs...)
+	c.Flags = append(c.Flags, "--privileged", // so that trusted xattrs are seen
+		"--mount", "type=bind,src="+out+",dst=/run/out,options=rbind:rw")
+	if _, err := n.Run(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(out, "tree"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	tree := make(map[string]entry)
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(string(text)) {
 		var e entry
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%q: %v", line, err)

@@ -2,12 +2,12 @@
 //
 //	probe hello               print a line
 //	probe pause               wait for SIGTERM or SIGINT, as a pod's sandbox does
-//	probe walk [-data] DIR... print one JSON object for each path under each DIR, sorted
+//	probe walk [-data] [-out FILE] DIR...
+//	                          print one JSON object for each path under each DIR, sorted
 //	probe read FILE...        write the files to standard output
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -35,8 +35,7 @@ func run(args []string) error {
 	case "pause":
 		return pause()
 	case "walk":
-		w := bufio.NewWriter(os.Stdout)
-		return errors.Join(walk(w, args[1:]), w.Flush())
+		return walk(args[1:])
 	case "read":
 		return read(args[1:])
 	}

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -39,16 +41,24 @@ type walker struct {
 	first map[[2]uint64]string // device and inode to the first path
 }
 
-func walk(w io.Writer, args []string) error {
-	data := len(args) > 0 && args[0] == "-data"
-	if data {
-		args = args[1:]
+func walk(args []string) (err error) {
+	flags := flag.NewFlagSet("walk", flag.ContinueOnError)
+	data := flags.Bool("data", false, "hash the contents of files")
+	to := flags.String("out", "/dev/stdout", "write to this `FILE`")
+	if err := flags.Parse(args); err != nil {
+		return err
 	}
-	if len(args) == 0 {
+	if flags.NArg() == 0 {
 		return errors.New("walk: which folder?")
 	}
-	k := &walker{out: json.NewEncoder(w), data: data, first: make(map[[2]uint64]string)}
-	for _, dir := range args {
+	f, err := os.OpenFile(*to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	defer func() { err = errors.Join(err, w.Flush(), f.Close()) }()
+	k := &walker{out: json.NewEncoder(w), data: *data, first: make(map[[2]uint64]string)}
+	for _, dir := range flags.Args() {
 		// WalkDir goes through each folder in lexical order, which makes "first path" well defined.
 		if err := filepath.WalkDir(dir, k.visit); err != nil {
 			return err
