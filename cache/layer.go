@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -147,9 +148,9 @@ func (l *Layer) Has(i int) bool {
 // check settles the claim that chunk i is present.
 func (l *Layer) check(i int) bool {
 	c := l.table.chunk(i)
-	p := make([]byte, c.Size)
-	_, err := l.data.ReadAt(p, c.DataOffset)
-	ok := err == nil && sha256.Sum256(p) == c.Digest
+	h := sha256.New()
+	_, err := io.Copy(h, io.NewSectionReader(l.data, c.DataOffset, c.Size))
+	ok := err == nil && bytes.Equal(h.Sum(nil), c.Digest[:])
 	if ok {
 		l.mark(i, c.Size)
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -68,26 +69,27 @@ func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add
 
 // publish puts a finished folder in its place, in that of a damaged one if there is one.
 func (s *Store) publish(tmp, dir string) error {
-	if err := s.discard(dir); err != nil {
+	trash, err := s.discard(dir)
+	if err != nil {
 		return err
 	}
+	defer os.RemoveAll(trash)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
 		return err
 	}
 	return os.Rename(tmp, dir)
 }
 
-// discard removes a layer's folder: out of sight at once, then file by file.
-func (s *Store) discard(dir string) error {
-	trash, err := os.MkdirTemp(s.tempDir(), "trash-")
+// discard moves a layer's folder out of sight, into one that the caller deletes.
+func (s *Store) discard(dir string) (trash string, err error) {
+	trash, err = os.MkdirTemp(s.tempDir(), "trash-")
 	if err != nil {
-		return err
+		return "", err
 	}
-	defer os.RemoveAll(trash)
 	if err := os.Rename(dir, filepath.Join(trash, "layer")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return "", errors.Join(err, os.Remove(trash))
 	}
-	return nil
+	return trash, nil
 }
 
 // Remove removes the layer's files. Layers that are open keep working on them until they are closed. Removing what is
@@ -97,9 +99,13 @@ func (s *Store) Remove(d digest.Digest) error {
 		return fmt.Errorf("remove layer %q: %w", d, err)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.open, d)
-	if err := s.discard(s.layerDir(d)); err != nil {
+	trash, err := s.discard(s.layerDir(d))
+	s.mu.Unlock()
+	if err == nil {
+		err = os.RemoveAll(trash) // not under the lock: large files take their time
+	}
+	if err != nil {
 		return fmt.Errorf("remove layer %s: %w", d, err)
 	}
 	return nil
@@ -139,6 +145,15 @@ func (s *Store) List() ([]digest.Digest, error) {
 		}
 	}
 	return out, nil
+}
+
+// Created returns when the layer was made. The error wraps fs.ErrNotExist if it is not there.
+func (s *Store) Created(d digest.Digest) (time.Time, error) {
+	st, err := os.Stat(filepath.Join(s.layerDir(d), recordName))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("age of layer %s: %w", d, err)
+	}
+	return st.ModTime(), nil
 }
 
 // Usage returns the bytes on disk of all layers.

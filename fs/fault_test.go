@@ -223,8 +223,11 @@ func TestRestart(t *testing.T) {
 		if got := mountsBelow(t, root); len(got) != 1 {
 			t.Errorf("after the restart mounts are %q, want the server's only", got)
 		}
-		compare(t, n.mountLayer(t, r.source(a)), a.files)
-		compare(t, n.mountLayer(t, r.source(b)), b.files)
+		for _, l := range []blob{a, b} {
+			src := r.source(l)
+			src.TOCDigest = l.tocDigest // as Source told before the restart
+			compare(t, n.mountLayer(t, src), l.files)
+		}
 		if got := r.blobs.Load() + r.manifests.Load(); got != requests {
 			t.Errorf("%d requests after the restart", got-requests)
 		}

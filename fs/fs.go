@@ -125,6 +125,9 @@ type FS struct {
 	manifests manifests
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
 
+	closing  sync.Once
+	closeErr error
+
 	leaving sync.WaitGroup // calls of Unmount that are taking a layer down
 
 	mu     sync.Mutex
@@ -168,6 +171,11 @@ func New(ctx context.Context, o Options) (*FS, error) {
 // Close stops fetching and serving, and unmounts everything. What still reads from the mounts gets EIO. The store keeps
 // its layers.
 func (f *FS) Close() error {
+	f.closing.Do(func() { f.closeErr = f.close() })
+	return f.closeErr
+}
+
+func (f *FS) close() error {
 	f.tasks.close()
 	var errs []error
 	for _, s := range f.takeAll() {

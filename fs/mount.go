@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
 )
 
 // Source says which layer is meant, and what is known about it. Ref and Digest are required.
@@ -22,15 +24,22 @@ type Source struct {
 
 // mounted is a layer that the kernel sees.
 type mounted struct {
-	src        Source
+	src        Source   // of the image it was mounted for first
+	places     *sources // of all images it was mounted for
 	shown      *shown
 	kind, path string
 	stop       func()        // ends prefetching and filling
 	fetched    chan struct{} // closed when the prefetch list is on disk, or given up
 }
 
+// bringTimeout is how long a registry may take for a layer's manifest and TOC: then containerd is to try for itself.
+// stargz-snapshotter's mount_timeout_sec.
+const bringTimeout = 30 * time.Second
+
+var errSlow = fmt.Errorf("the registry has not sent the layer's TOC within %s", bringTimeout)
+
 // Mount makes Path have an answer for src.Digest. It does nothing if it has one. It needs the network only for a layer
-// that the store does not have. The error is ErrNotLazy if nothing has a TOC digest for it.
+// that the store does not have, or whose TOC digest src does not say. The error is ErrNotLazy if nothing has a TOC digest for it.
 //
 // When ctx ends Mount returns, but mounting goes on, for others and for the next attempt.
 func (f *FS) Mount(ctx context.Context, src Source) error {
@@ -38,7 +47,9 @@ func (f *FS) Mount(ctx context.Context, src Source) error {
 	if err == nil {
 		select {
 		case <-s.ready:
-			err = s.err
+			if err = s.err; err == nil {
+				err = f.agree(ctx, src, s.mounted)
+			}
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}
@@ -49,22 +60,51 @@ func (f *FS) Mount(ctx context.Context, src Source) error {
 	return nil
 }
 
+// agree checks that src means the layer that is mounted: one blob has one TOC, and an image that names another must not
+// be given what a different image, from a registry that lies, has brought. Its repository is one more to fetch from.
+func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
+	if src.TOCDigest == "" {
+		if src, err = f.resolve(ctx, src); err != nil {
+			return err
+		}
+	}
+	if src, err = src.with(m.src.TOCDigest, m.src.Size); err != nil {
+		return err
+	}
+	return f.addSource(m.places, src)
+}
+
+// Source returns what a mounted layer was mounted from, with the TOC digest and size that were learned on the way. The
+// error is fs.ErrNotExist if the layer is not mounted.
+func (f *FS) Source(d digest.Digest) (Source, error) {
+	m, err := f.lookup(d)
+	if err != nil {
+		return Source{}, fmt.Errorf("source of layer %s: %w", d, err)
+	}
+	return m.src, nil
+}
+
 // mount opens the layer, shows it, mounts it and starts to fetch it.
 func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	began := time.Now()
-	if src, err = f.bring(ctx, src); err != nil {
+	bringing, cancel := context.WithTimeoutCause(ctx, bringTimeout, errSlow)
+	defer cancel()
+	if src, err = f.bring(bringing, src); err != nil {
 		return nil, err
 	}
-	l, err := f.open(ctx, src)
+	l, places, err := f.open(ctx, src)
 	if err != nil {
 		return nil, err
 	}
 	sh, err := newShown(ctx, src.Ref, l)
+	if errors.Is(err, metadata.ErrCorrupt) { // the next attempt fetches it again
+		err = errors.Join(err, f.opts.Store.Remove(src.Digest))
+	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	f.server.show(sh)
-	m := &mounted{src: src, shown: sh, kind: f.kind, path: filepath.Join(f.server.dir, treeName(sh.id)), stop: func() {}, fetched: make(chan struct{})}
+	m := &mounted{src: src, places: places, shown: sh, kind: f.kind, path: filepath.Join(f.server.dir, treeName(sh.id)), stop: func() {}, fetched: make(chan struct{})}
 	if m.kind == erofsOnFUSE {
 		m.path, err = f.erofs.mount(ctx, sh.id, l.Store().MetadataPath(), filepath.Join(f.server.dir, blobName(sh.id)))
 		if err != nil {

@@ -21,6 +21,13 @@ const siblingsAtOnce = 8
 // bring makes the store have the layer: at once if it has it, else by its TOC from the registry. It returns src with
 // what was learned.
 func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
+	var err error
+	resolved := src.TOCDigest == ""
+	if resolved { // also if the store has it, which may be on the word of another image
+		if src, err = f.resolve(ctx, src); err != nil {
+			return src, err
+		}
+	}
 	st, err := f.opts.Store.Get(src.Digest)
 	if err == nil {
 		info := st.Info()
@@ -32,8 +39,10 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	if !errors.Is(err, iofs.ErrNotExist) {
 		return src, err
 	}
-	if src, err = f.resolve(ctx, src); err != nil {
-		return src, err
+	if !resolved {
+		if src, err = f.resolve(ctx, src); err != nil {
+			return src, err
+		}
 	}
 	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
 		return nil, f.create(ctx, src)
@@ -52,7 +61,7 @@ func (f *FS) create(ctx context.Context, src Source) error {
 			return err
 		}
 	}
-	l, err := f.open(ctx, src)
+	l, _, err := f.open(ctx, src)
 	if err != nil {
 		return err
 	}
@@ -60,21 +69,31 @@ func (f *FS) create(ctx context.Context, src Source) error {
 }
 
 // open opens the layer, without the network if the store has it.
-func (f *FS) open(ctx context.Context, src Source) (*layer.Layer, error) {
-	blob, err := f.opts.Registry.Blob(src.Ref, src.Digest, src.Size)
-	if err != nil {
-		return nil, err
+func (f *FS) open(ctx context.Context, src Source) (*layer.Layer, *sources, error) {
+	places := new(sources)
+	if err := f.addSource(places, src); err != nil {
+		return nil, nil, err
 	}
-	return layer.Open(ctx, layer.Options{
+	l, err := layer.Open(ctx, layer.Options{
 		Ref:       src.Ref,
 		Digest:    src.Digest,
 		Store:     f.opts.Store,
 		Scheduler: f.opts.Scheduler,
-		Blob:      blob,
+		Blob:      places,
 		BlobSize:  src.Size,
 		TOCDigest: src.TOCDigest,
 		Observer:  f.observer(ctx, src),
 	})
+	return l, places, err
+}
+
+func (f *FS) addSource(places *sources, src Source) error {
+	blob, err := f.opts.Registry.Blob(src.Ref, src.Digest, src.Size)
+	if err != nil {
+		return err
+	}
+	places.add(src.Ref, blob)
+	return nil
 }
 
 // observer is the one of the options, and logs what happens in the background, where no reader gets the error.

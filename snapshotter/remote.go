@@ -29,7 +29,7 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, target, parent string, 
 	if parent == "" && labels[parentChainLabel] != "" {
 		return errRebase
 	}
-	if found, err := s.adopt(ctx, target, parent); found || err != nil {
+	if found, err := s.adopt(ctx, target, parent, labels); found || err != nil {
 		return err
 	}
 	src, err := offeredSource(labels)
@@ -50,6 +50,12 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 		drop()
 		return err
 	}
+	known, err := s.fs.Source(src.Digest)
+	if err != nil {
+		drop()
+		return err
+	}
+	src.TOCDigest, src.Size = known.TOCDigest, known.Size // so that a restart need not ask the registry
 	committed, err := s.commitRemote(ctx, target, parent, remoteLabels(labels, src))
 	drop()
 	if committed {
@@ -62,8 +68,9 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 
 // adopt reports whether target stands on parent already: from another
 // namespace, or from another pull that was faster. If its layer could not be
-// mounted after a restart, this is when the registry is likely to be there.
-func (s *Snapshotter) adopt(ctx context.Context, target, parent string) (bool, error) {
+// mounted after a restart, this is when the registry is likely to be there:
+// that of the image it came from, or of the one that it is wanted for now.
+func (s *Snapshotter) adopt(ctx context.Context, target, parent string, labels map[string]string) (bool, error) {
 	var (
 		snap  snapshot
 		found bool
@@ -75,11 +82,28 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string) (bool, e
 	if err != nil || !found || !snap.remote() {
 		return found, err
 	}
-	if _, err := s.layerPath(ctx, snap.source()); err != nil {
+	_, err = s.layerPath(ctx, snap.source())
+	if offered, labelErr := offeredSource(labels); err != nil && labelErr == nil && offered.Digest == snap.source().Digest {
+		if _, again := s.layerPath(ctx, offered); again == nil {
+			err = s.relabel(ctx, snap.info, remoteLabels(labels, offered))
+		}
+	}
+	if err != nil {
 		log.G(ctx).WithError(err).WithField("image", snap.info.Labels[referenceLabel]).
 			WithField("layer", snap.info.Labels[digestLabel]).Warn("layer of an existing snapshot is not mounted")
 	}
 	return true, nil
+}
+
+// relabel records another source of a snapshot's layer.
+func (s *Snapshotter) relabel(ctx context.Context, info snapshots.Info, labels map[string]string) error {
+	for k, v := range labels {
+		info.Labels[k] = v
+	}
+	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
+		_, err := storage.UpdateInfo(ctx, info)
+		return err
+	})
 }
 
 // findTarget looks for the committed snapshot for target that stands on

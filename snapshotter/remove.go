@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -69,11 +70,31 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	for _, dir := range dirs {
 		errs = append(errs, os.RemoveAll(dir))
 	}
-	var mounted []digest.Digest
+	layers, err := s.disposable()
+	return errors.Join(append(errs, err, s.releaseUnused(ctx, layers))...)
+}
+
+// aheadTime is how long a layer that was opened ahead of its turn may wait for
+// the pull to come to it.
+const aheadTime = 10 * time.Minute
+
+// disposable lists the layers that may go if no snapshot shows them: those
+// that are mounted, and what pulls that came to nothing left in the store.
+func (s *Snapshotter) disposable() ([]digest.Digest, error) {
+	var layers []digest.Digest
 	for _, l := range s.fs.Status() {
-		mounted = append(mounted, l.Digest)
+		layers = append(layers, l.Digest)
 	}
-	return errors.Join(append(errs, s.releaseUnused(ctx, mounted))...)
+	stored, err := s.store.List()
+	if err != nil {
+		return layers, err
+	}
+	for _, d := range stored {
+		if created, err := s.store.Created(d); err == nil && time.Since(created) > aheadTime {
+			layers = append(layers, d)
+		}
+	}
+	return layers, nil
 }
 
 // releaseUnused releases those of the layers that no snapshot shows.

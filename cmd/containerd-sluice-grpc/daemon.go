@@ -117,11 +117,22 @@ func (d *daemon) server() *grpc.Server {
 	return server
 }
 
-// stop lets calls come to their end, for a while.
+// stop lets calls come to their end, for a while; after that their contexts end, and after as long again it does not
+// wait for them any more.
 func stop(server *grpc.Server) {
-	timer := time.AfterFunc(stopTimeout, server.Stop)
-	defer timer.Stop()
-	server.GracefulStop()
+	stopped := make(chan struct{})
+	go func() {
+		server.GracefulStop()
+		close(stopped)
+	}()
+	for _, next := range []func(){func() { go server.Stop() }, func() {}} {
+		select {
+		case <-stopped:
+			return
+		case <-time.After(stopTimeout):
+			next()
+		}
+	}
 }
 
 func (d *daemon) notify(ctx context.Context, state string) {

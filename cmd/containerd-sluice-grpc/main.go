@@ -34,6 +34,7 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	context.AfterFunc(ctx, stop) // so that a second signal ends the process
 	err := run(ctx, os.Args[1:], os.Stdout)
 	stop()
 	os.Exit(report(err, os.Stderr))

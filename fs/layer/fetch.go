@@ -45,9 +45,11 @@ func (l *Layer) fetch(f *flight, waited time.Duration) error {
 		err = context.Cause(f.ctx)
 	}
 	l.fail(f, err)
-	l.mu.Lock()
-	l.lastErr = err
-	l.mu.Unlock()
+	if f.ctx.Err() == nil { // else nobody wanted it any more
+		l.mu.Lock()
+		l.lastErr = err
+		l.mu.Unlock()
+	}
 	w.stats.Err = err
 	w.stats.Decompress = time.Since(start) - w.stats.Network - w.stats.Disk - (w.stats.Wait - waited)
 	l.observer.fetched(w.stats)

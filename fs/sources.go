@@ -1,0 +1,86 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/sluice-snapshotter/sluice/fs/remote"
+)
+
+// maxSources bounds how many images a shared layer remembers as places to fetch it from.
+const maxSources = 16
+
+// sources is the blob of a mounted layer, in each of the repositories that images have named for it: when one fails, the
+// next is asked, and from then on first.
+type sources struct {
+	mu   sync.Mutex
+	list []source // best first
+	last *remote.Blob
+}
+
+type source struct {
+	ref  string
+	blob *remote.Blob
+}
+
+// add takes one more place, to be asked after those that are known.
+func (s *sources) add(ref string, blob *remote.Blob) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := slices.ContainsFunc(s.list, func(o source) bool { return o.ref == ref })
+	if !known && len(s.list) < maxSources {
+		s.list = append(s.list, source{ref, blob})
+	}
+}
+
+func (s *sources) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, error) {
+	s.mu.Lock()
+	list := slices.Clone(s.list)
+	s.mu.Unlock()
+	var errs []error
+	for _, o := range list {
+		rc, err := o.blob.ReadRange(ctx, off, size)
+		if err == nil {
+			s.prefer(o)
+			return rc, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (s *sources) prefer(o source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = o.blob
+	if i := slices.Index(s.list, o); i > 0 {
+		s.list = slices.Insert(slices.Delete(s.list, i, i+1), 0, o)
+	}
+}
+
+// Host returns who answered last.
+func (s *sources) Host() string {
+	if b := s.latest(); b != nil {
+		return b.Host()
+	}
+	return ""
+}
+
+// Distrust has a host asked last from now on, in the repository that answered last.
+func (s *sources) Distrust(host string) {
+	if b := s.latest(); b != nil {
+		b.Distrust(host)
+	}
+}
+
+func (s *sources) latest() *remote.Blob {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
