@@ -22,6 +22,9 @@ const (
 	recordName  = "layer.json"
 )
 
+// ErrNotStored is in the error of Put for bytes that are right and could not be written: the disk is full, or fails.
+var ErrNotStored = errors.New("not stored")
+
 // DigestError says that bytes are not those of the chunk they were given for.
 type DigestError struct {
 	Chunk     int
@@ -165,15 +168,15 @@ func (l *Layer) mark(i int, size int64) {
 	}
 }
 
-// Put stores chunk i. Bytes whose digest is not the chunk's are not written, and the error is a *DigestError.
-// Storing a chunk again is harmless.
+// Put stores chunk i. Bytes whose digest is not the chunk's are not written, and the error is a *DigestError; else it wraps
+// ErrNotStored. Storing a chunk again is harmless.
 func (l *Layer) Put(i int, p []byte) error {
 	c := l.table.chunk(i)
 	if got := sha256.Sum256(p); !bytes.Equal(got[:], c.Digest[:]) {
 		return &DigestError{Chunk: i, Got: digest.NewDigestFromBytes(digest.SHA256, got[:]), Want: digest.NewDigestFromBytes(digest.SHA256, c.Digest[:])}
 	}
 	if _, err := l.data.WriteAt(p, c.DataOffset); err != nil {
-		return fmt.Errorf("store chunk %d of layer %s: %w", i, l.digest, err)
+		return fmt.Errorf("chunk %d of layer %s: %w: %w", i, l.digest, ErrNotStored, err)
 	}
 	l.mark(i, c.Size)
 	return nil

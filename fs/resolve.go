@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
@@ -99,7 +100,7 @@ func (f *FS) addSource(places *sources, src Source) error {
 // observer is the one of the options, and logs what happens in the background, where no reader gets the error.
 func (f *FS) observer(ctx context.Context, src Source) layer.Observer {
 	o := f.opts.Observer
-	tell, logger := o.Error, log.G(ctx).WithFields(log.Fields{"image": src.Ref, "layer": src.Digest})
+	tell, fetched, logger := o.Error, o.Fetched, log.G(ctx).WithFields(log.Fields{"image": src.Ref, "layer": src.Digest})
 	var seen faults
 	o.Error = func(err error) {
 		if entry := seen.entry(logger, err); entry != nil {
@@ -107,6 +108,16 @@ func (f *FS) observer(ctx context.Context, src Source) layer.Observer {
 		}
 		if tell != nil {
 			tell(err)
+		}
+	}
+	o.Fetched = func(r layer.Range) {
+		if errors.Is(r.Err, cache.ErrNotStored) {
+			if entry := seen.entry(logger, r.Err); entry != nil {
+				entry.Error("contents cannot be stored: readers get them, and whoever reads them again fetches them again")
+			}
+		}
+		if fetched != nil {
+			fetched(r)
 		}
 	}
 	return o

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -58,6 +59,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 // more than one.
 func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower) ([]mount.Mount, error) {
 	readonly := snap.Kind == snapshots.KindView
+	lowers = topmost(lowers)
 	switch {
 	case len(lowers) == 0 && readonly:
 		return bind(s.upper(snap.ID), "ro"), nil
@@ -77,6 +79,18 @@ func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower) ([]mount.Mou
 	options = append(options, "lowerdir="+strings.Join(dirs, ":"))
 	options = append(options, s.overlay...)
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+}
+
+// topmost leaves out directories that stand further up as well: one image may
+// have a layer twice (empty ones are all the same), and overlayfs refuses to.
+// The upper one has all entries and whiteouts of the lower one.
+func topmost(lowers []lower) []lower {
+	seen := make(map[string]bool)
+	return slices.DeleteFunc(slices.Clone(lowers), func(l lower) bool {
+		again := seen[l.path]
+		seen[l.path] = true
+		return again
+	})
 }
 
 func bind(source, mode string) []mount.Mount {

@@ -127,6 +127,29 @@ func testChain(t *testing.T, mode fs.Mode, order string) {
 	s.empty(t)
 }
 
+// An image may have a layer more than once: empty ones are all the same.
+func TestLayerTwice(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode fs.Mode) {
+		r := newRegistry(t)
+		bottom, top := r.lazyLayer(t, bottomFiles), r.lazyLayer(t, topFiles)
+		img := r.image(t, "app", bottom, bottom, top, bottom)
+		s := newStand(t, mode, t.TempDir())
+		ctx, sn := namespace(t, "test"), throughMetadata(s)
+		if _, err := img.pull(ctx, sn, "pull"); err != nil {
+			t.Fatal(err)
+		}
+		want := merged(bottomFiles, topFiles, bottomFiles)
+		if got := run(t, ctx, sn, img, "container"); !reflect.DeepEqual(got, want) {
+			t.Errorf("container sees %v", slices.Collect(maps.Keys(got)))
+		}
+		if err := errors.Join(sn.Remove(ctx, "container"), img.remove(ctx, sn)); err != nil {
+			t.Fatal(err)
+		}
+		s.collect(t)
+		s.empty(t)
+	})
+}
+
 func throughMetadata(s *stand) snapshots.Snapshotter { return s.containerd() }
 
 // empty checks that nothing is left of any snapshot.

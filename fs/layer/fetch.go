@@ -3,7 +3,6 @@ package layer
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -155,11 +154,8 @@ func (w *worker) keep(p *pending, c cache.Chunk, data []byte) error {
 		host := w.blame()
 		w.bad = append(w.bad, bad{p, fmt.Errorf("from %q: %w", host, err)})
 		return nil
-	case sha256.Sum256(data) == c.Digest:
-		w.settle(p, data, err)
-	default:
-		w.settle(p, nil, err)
 	}
+	w.settle(p, data, err)
 	w.unkept = err
 	if w.release(w.f.pending...) {
 		return err

@@ -31,8 +31,11 @@ func withPriority(ctx context.Context, p Priority) context.Context {
 	return context.WithValue(ctx, priorityKey{}, p)
 }
 
-// PriorityFrom returns the priority of the range that a Blob is asked for, Background where ctx says nothing.
+// PriorityFrom returns the priority of the range that a Blob is asked for. Where ctx says nothing it is Demand: what
+// is asked for outside of this package, a manifest, is waited for.
 func PriorityFrom(ctx context.Context) Priority {
-	p, _ := ctx.Value(priorityKey{}).(Priority)
-	return p
+	if p, ok := ctx.Value(priorityKey{}).(Priority); ok {
+		return p
+	}
+	return Demand
 }
