@@ -33,7 +33,7 @@ test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with
 	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) $(PKG)
 
 .PHONY: test-all
-test-all: ## `make test` three times, on one CPU as well, with the larger Debian images, and each fuzz target for FUZZTIME
+test-all: ## `make test` with the larger Debian images, most packages twice more on one CPU and on two, and `make fuzz`
 	.ci/install gcc libc6-dev erofs-utils umoci debootstrap
 	CGO_ENABLED=1 SLUICE_TEST_ALL=1 go test -race -timeout 60m -count=1 ./...
 	CGO_ENABLED=1 go test -race -timeout 60m -count=2 -cpu 1,2 ./cache ./converter ./fs/... ./snapshotter
@@ -43,7 +43,7 @@ test-all: ## `make test` three times, on one CPU as well, with the larger Debian
 fuzz: ## run each fuzz target for FUZZTIME (20s)
 	@set -e; for f in $$(git grep -lE '^func Fuzz' -- '*_test.go'); do \
 		for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$f"); do \
-			echo "== $$f $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$f")"; \
+			echo "== $$f $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "./$$(dirname "$$f")"; \
 		done; \
 	done
 
@@ -58,7 +58,7 @@ $(LINT): .ci/lint/go.mod .ci/lint/go.sum
 	cd .ci/lint && CGO_ENABLED=0 go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: install
-install: build ## both programs, the systemd unit and a sample configuration below PREFIX (/usr/local) and DESTDIR
+install: build ## both programs below PREFIX (/usr/local), and the systemd unit; DESTDIR goes before both
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(OUT)/containerd-sluice-grpc $(OUT)/ctr-remote
 	install -D -m 644 -t $(DESTDIR)/etc/systemd/system contrib/systemd/containerd-sluice-grpc.service
 

@@ -228,7 +228,7 @@ func TestTokenServerFails(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), test.want) || Temporary(err) != test.temporary {
+			if err == nil || !strings.Contains(err.Error(), test.want) || temporary(err) != test.temporary {
 				t.Errorf("got %v", err)
 			}
 			for _, secret := range []string{"realm-secret", "hunter2", "?"} {

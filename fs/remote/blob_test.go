@@ -32,7 +32,7 @@ func TestRanges(t *testing.T) {
 			}
 			before := len(h.seen())
 			for _, r := range [][2]int64{{-1, 1}, {0, -1}, {0, 1001}, {1000, 1}, {math.MaxInt64, 1}, {1, math.MaxInt64}} {
-				if _, err := b.ReadRange(t.Context(), r[0], r[1]); !errors.Is(err, ErrRange) || Temporary(err) {
+				if _, err := b.ReadRange(t.Context(), r[0], r[1]); !errors.Is(err, ErrRange) || temporary(err) {
 					t.Errorf("%v: %v", r, err)
 				}
 			}

@@ -62,23 +62,6 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Temporary reports whether any host that err tells of may answer better later.
-func Temporary(err error) bool {
-	switch e := err.(type) { //nolint:errorlint // this walks the tree itself: errors.As stops at the first host
-	case *Error:
-		return e.temporary
-	case interface{ Unwrap() []error }:
-		for _, err := range e.Unwrap() {
-			if Temporary(err) {
-				return true
-			}
-		}
-	case interface{ Unwrap() error }:
-		return Temporary(e.Unwrap())
-	}
-	return false
-}
-
 var (
 	errStalled   = errors.New("no byte for too long")
 	errRedirects = fmt.Errorf("more than %d redirects", maxRedirects)

@@ -99,7 +99,7 @@ func TestFaults(t *testing.T) {
 			if e.Op != "read" || e.Ref != testRef || e.Digest != b.subject.digest || e.Host != h.host() || e.URL != "" {
 				t.Errorf("incomplete: %+v", e)
 			}
-			if e.Status != test.status || e.Temporary() != test.temporary || Temporary(err) != test.temporary {
+			if e.Status != test.status || e.Temporary() != test.temporary || temporary(err) != test.temporary {
 				t.Errorf("status %d, temporary %v, want %d, %v", e.Status, e.Temporary(), test.status, test.temporary)
 			}
 		})
@@ -149,7 +149,7 @@ func TestAttemptsAreBoundedOverall(t *testing.T) {
 				h.fail(answer(off))
 			}
 			got, err := readRange(t.Context(), b, 0, int64(len(p)))
-			if err == nil || !Temporary(err) || !bytes.Equal(got, p[:len(got)]) {
+			if err == nil || !temporary(err) || !bytes.Equal(got, p[:len(got)]) {
 				t.Errorf("got %d bytes and %v", len(got), err)
 			}
 			if n := len(h.seen()); n != 4 {
@@ -256,7 +256,7 @@ func TestStall(t *testing.T) {
 		}
 		clock.expire()
 		_, err = r.Read(make([]byte, 10))
-		if !errors.Is(err, errStalled) || !Temporary(err) || errors.Is(err, context.Canceled) {
+		if !errors.Is(err, errStalled) || !temporary(err) || errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -272,7 +272,7 @@ func TestCancel(t *testing.T) {
 	cause := errors.New("the reader has died")
 	check := func(t *testing.T, err error) {
 		t.Helper()
-		if !errors.Is(err, cause) || !errors.Is(err, context.Canceled) || Temporary(err) || asError(t, err).Op != "read" {
+		if !errors.Is(err, cause) || !errors.Is(err, context.Canceled) || temporary(err) || asError(t, err).Op != "read" {
 			t.Errorf("got %v", err)
 		}
 	}

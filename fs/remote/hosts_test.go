@@ -83,7 +83,7 @@ func TestEveryHostIsInTheError(t *testing.T) {
 	if second.Host != origin.host() || second.Status != 503 || !second.Temporary() || second.Attempts != 2 {
 		t.Errorf("origin: %+v", second)
 	}
-	if !Temporary(err) || !Temporary(fmt.Errorf("open layer: %w", err)) || Temporary(errors.New("other")) || Temporary(nil) {
+	if !temporary(err) || !temporary(fmt.Errorf("open layer: %w", err)) || temporary(errors.New("other")) || temporary(nil) {
 		t.Error("Temporary is wrong")
 	}
 	if n := len(mirror.seen()); n != 1 {
@@ -343,7 +343,7 @@ func TestTransport(t *testing.T) {
 		h.Config.ErrorLog = discardLog()
 		h.StartTLS()
 		_, err := readRange(t.Context(), setUp(t, h, ""), 0, 1)
-		if err == nil || Temporary(err) || count() != 1 {
+		if err == nil || temporary(err) || count() != 1 {
 			t.Errorf("%v after %d connections", err, count())
 		}
 	})

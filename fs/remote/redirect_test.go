@@ -137,7 +137,7 @@ func TestSignedURLFaults(t *testing.T) {
 		b.repo.registry.opts.MaxAttempts = 2
 		storage.Close()
 		_, err := readRange(t.Context(), b, 0, 100)
-		if err == nil || !Temporary(err) || strings.Contains(err.Error(), "secret") {
+		if err == nil || !temporary(err) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -375,3 +375,20 @@ func countConn(mu *sync.Mutex, n *int) func(context.Context, net.Conn) context.C
 }
 
 func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
+
+// temporary reports whether any host that err tells of may answer better later.
+func temporary(err error) bool {
+	switch e := err.(type) { //nolint:errorlint // this walks the tree itself: errors.As stops at the first host
+	case *Error:
+		return e.temporary
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			if temporary(err) {
+				return true
+			}
+		}
+	case interface{ Unwrap() error }:
+		return temporary(e.Unwrap())
+	}
+	return false
+}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -73,9 +72,4 @@ func orElse(s, other string) string {
 		return other
 	}
 	return s
-}
-
-// Store is the folder of containerd's content store; what is fetched whole lands there.
-func (n *Node) Store() string {
-	return filepath.Join(n.dir, "root", "io.containerd.content.v1.content")
 }
