@@ -29,14 +29,14 @@ demo: ## pull and run a real image lazily and with overlayfs, and print the tabl
 
 .PHONY: test
 test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with the race detector
-	.ci/install gcc libc6-dev erofs-utils umoci debootstrap
+	.ci/install gcc libc6-dev erofs-utils e2fsprogs umoci debootstrap
 	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) $(PKG)
 
 .PHONY: test-all
-test-all: ## `make test` with the larger Debian images, most packages twice more on one CPU and on two, and `make fuzz`
-	.ci/install gcc libc6-dev erofs-utils umoci debootstrap
-	CGO_ENABLED=1 SLUICE_TEST_ALL=1 go test -race -timeout 60m -count=1 ./...
-	CGO_ENABLED=1 go test -race -timeout 60m -count=2 -cpu 1,2 ./cache ./converter ./fs/... ./snapshotter
+test-all: ## `make test` with the larger Debian images, most packages once more on one CPU, and `make fuzz`
+	.ci/install gcc libc6-dev erofs-utils e2fsprogs umoci debootstrap
+	CGO_ENABLED=1 SLUICE_TEST_ALL=1 SLUICE_RACE=1 go test -race -timeout 60m -count=1 ./...
+	CGO_ENABLED=1 go test -race -timeout 60m -count=1 -cpu 1 ./cache ./converter ./fs/... ./snapshotter
 	$(MAKE) fuzz
 
 .PHONY: fuzz
