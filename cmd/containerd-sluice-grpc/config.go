@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -14,13 +15,13 @@ import (
 // the program does. A value that has rules has a type that checks them, and so
 // an error can name the line.
 type config struct {
-	Root           path    `toml:"root" doc:"Directory of what has to survive a reboot: layers and snapshots. containerd's\nconfiguration names it too, as exports.root of the proxy plugin."`
-	State          path    `toml:"state" doc:"Directory of what need not: the socket and the mounts."`
-	Address        path    `toml:"address" doc:"Unix socket to serve on. Empty: containerd-sluice-grpc.sock in the state directory."`
-	MetricsAddress address `toml:"metrics_address" doc:"host:port for Prometheus metrics (/metrics) and profiles (/debug/pprof/). Empty: off."`
-	LogLevel       level   `toml:"log_level" doc:"One of trace, debug, info, warn, error."`
-	Mount          mount   `toml:"mount" doc:"How layers are mounted. \"auto\": by the kernel's EROFS where it can, else over FUSE.\n\"erofs\", \"fuse\": only so."`
-	ReadAhead      size    `toml:"readahead" doc:"How far the kernel reads ahead in the files of a lazy mount, in whole KiB."`
+	Root           directory `toml:"root" doc:"Directory of what has to survive a reboot: layers and snapshots. containerd's\nconfiguration names it too, as exports.root of the proxy plugin."`
+	State          directory `toml:"state" doc:"Directory of what need not: the socket and the mounts."`
+	Address        socket    `toml:"address" doc:"Unix socket to serve on. Empty: containerd-sluice-grpc.sock in the state directory."`
+	MetricsAddress address   `toml:"metrics_address" doc:"host:port for Prometheus metrics (/metrics) and profiles (/debug/pprof/). Empty: off."`
+	LogLevel       level     `toml:"log_level" doc:"One of trace, debug, info, warn, error."`
+	Mount          mount     `toml:"mount" doc:"How layers are mounted. \"auto\": by the kernel's EROFS where it can, else over FUSE.\n\"erofs\", \"fuse\": only so."`
+	ReadAhead      size      `toml:"readahead" doc:"How far the kernel reads ahead in the files of a lazy mount, in whole KiB."`
 
 	Registry registryConfig `toml:"registry" doc:"Where layers come from."`
 	Fetch    fetchConfig    `toml:"fetch" doc:"How layers are fetched."`
@@ -33,7 +34,7 @@ type registryConfig struct {
 }
 
 type fetchConfig struct {
-	MemoryLimit     size     `toml:"memory_limit" doc:"Most memory for everything that is being fetched, however big a layer is."`
+	MemoryLimit     limit    `toml:"memory_limit" doc:"Most memory for everything that is being fetched, however big a layer is."`
 	Concurrency     count    `toml:"concurrency" doc:"Most ranges that are fetched at once, over all layers."`
 	Background      bool     `toml:"background" doc:"Fetch the rest of each layer when nothing more urgent is to be done."`
 	PrefetchTimeout duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
@@ -42,8 +43,8 @@ type fetchConfig struct {
 // newConfig returns the default configuration.
 func newConfig() config {
 	return config{
-		Root:      path{"/var/lib/containerd-sluice-grpc"},
-		State:     path{"/run/containerd-sluice-grpc"},
+		Root:      directory{"/var/lib/containerd-sluice-grpc"},
+		State:     directory{"/run/containerd-sluice-grpc"},
 		LogLevel:  level{logrus.InfoLevel},
 		Mount:     mount{fs.Auto},
 		ReadAhead: size{2 << 20},
@@ -53,7 +54,7 @@ func newConfig() config {
 			StallTimeout: duration{30 * time.Second},
 		},
 		Fetch: fetchConfig{
-			MemoryLimit:     size{256 << 20},
+			MemoryLimit:     limit{size{256 << 20}},
 			Concurrency:     16,
 			Background:      true,
 			PrefetchTimeout: duration{10 * time.Second},
@@ -67,4 +68,12 @@ func (c config) socket() string {
 		return c.Address.string
 	}
 	return filepath.Join(c.State.string, "containerd-sluice-grpc.sock")
+}
+
+// check says what is wrong with keys together, after the flags.
+func (c config) check() error {
+	if err := (&socket{c.socket()}).check(); err != nil {
+		return fmt.Errorf("state: its socket %w", err) // an address of its own is checked already
+	}
+	return nil
 }

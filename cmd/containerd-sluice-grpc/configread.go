@@ -14,8 +14,8 @@ import (
 )
 
 // readConfig reads a configuration file over the defaults. A file that is not
-// there is the same as an empty one unless required. An error names the file
-// and, one cause a line, the lines that are wrong.
+// there is the same as an empty one unless required. An error has a line
+// "FILE:LINE: cause" for everything that is wrong.
 func readConfig(path string, required bool) (config, error) {
 	c := newConfig()
 	b, err := os.ReadFile(path)
@@ -25,56 +25,13 @@ func readConfig(path string, required bool) (config, error) {
 	if err != nil {
 		return c, err
 	}
-	if err := decode(b, &c); err != nil {
-		return c, explain(path, b, err)
+	if err := checkConfig(path, b); err != nil {
+		return c, err
+	}
+	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(&c); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err) // not for any file that passes the check
 	}
 	return c, nil
-}
-
-func decode(text []byte, c *config) error {
-	return toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c)
-}
-
-// explain turns what the TOML package says into lines of "FILE:LINE: cause".
-func explain(path string, text []byte, err error) error {
-	var (
-		missing *toml.StrictMissingError
-		bad     *toml.DecodeError
-	)
-	switch {
-	case errors.As(err, &missing):
-		var errs []error
-		for _, e := range missing.Errors {
-			line, _ := e.Position()
-			key := strings.Join(e.Key(), ".")
-			errs = append(errs, fmt.Errorf("%s:%d: unknown key %q%s", path, line, key, suggest(key)))
-		}
-		return errors.Join(errs...)
-	case errors.As(err, &bad):
-		line, _ := bad.Position()
-		key := strings.Join(bad.Key(), ".")
-		if key != "" {
-			key += ": "
-		}
-		return fmt.Errorf("%s:%d: %s%s", path, line, key, strings.TrimPrefix(bad.Error(), "toml: "))
-	}
-	return fmt.Errorf("%s:%d: %w", path, lineOf(text, err), err)
-}
-
-// lineOf finds the line of an error that came without one, as the TOML package
-// hands on what UnmarshalText says of a bare number: the first line after
-// which the file is wrong in the same way.
-func lineOf(text []byte, err error) int {
-	line, end := 0, 0
-	for l := range bytes.Lines(text) {
-		line++
-		end += len(l)
-		var c config
-		if e := decode(text[:end], &c); e != nil && e.Error() == err.Error() {
-			break
-		}
-	}
-	return line
 }
 
 // suggest names the known key that is nearest to an unknown one, which may be

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -22,21 +23,48 @@ type value interface {
 	fmt.Stringer // what UnmarshalText reads
 }
 
-// path is an absolute path, or empty.
-type path struct{ string }
+// directory is an absolute path that mount options can hold.
+type directory struct{ string }
 
-func (p *path) UnmarshalText(b []byte) error {
-	if len(b) > 0 && !filepath.IsAbs(string(b)) {
+func (d *directory) UnmarshalText(b []byte) error {
+	switch {
+	case len(b) == 0:
+		return errors.New("must not be empty")
+	case !filepath.IsAbs(string(b)):
 		return fmt.Errorf("%q is not an absolute path", b)
+	case strings.ContainsAny(string(b), ",:\\"): // as fs.Options has it
+		return fmt.Errorf("%q has a colon, a comma or a backslash, which mount options cannot hold", b)
 	}
-	if strings.ContainsAny(string(b), ":,") {
-		return fmt.Errorf("%q has a colon or a comma, which mount options cannot hold", b)
-	}
-	p.string = string(b)
+	d.string = string(b)
 	return nil
 }
 
-func (p *path) String() string { return p.string }
+func (d *directory) String() string { return d.string }
+
+// socket is the absolute path of a unix socket, or empty.
+type socket struct{ string }
+
+// maxSocket is how many bytes the path of a unix socket may have: unix(7) has
+// room for 108, with a zero at the end.
+const maxSocket = 107
+
+func (s *socket) UnmarshalText(b []byte) error {
+	if len(b) > 0 && !filepath.IsAbs(string(b)) {
+		return fmt.Errorf("%q is not an absolute path", b)
+	}
+	s.string = string(b)
+	return s.check()
+}
+
+// check says whether a socket can have this path.
+func (s *socket) check() error {
+	if len(s.string) > maxSocket {
+		return fmt.Errorf("%q is %d bytes long, and the path of a unix socket has at most %d", s.string, len(s.string), maxSocket)
+	}
+	return nil
+}
+
+func (s *socket) String() string { return s.string }
 
 // address is host:port, or empty.
 type address struct{ string }
@@ -95,7 +123,7 @@ func (d *duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// count is a number that is not negative.
+// count is a number that is at least 1.
 type count uint32
 
 // size is a number of bytes, written with a unit.
@@ -130,4 +158,17 @@ func (s *size) String() string {
 		}
 	}
 	return strconv.FormatInt(s.bytes, 10)
+}
+
+// limit is a size that is at least 1.
+type limit struct{ size }
+
+func (l *limit) UnmarshalText(b []byte) error {
+	if err := l.size.UnmarshalText(b); err != nil {
+		return err
+	}
+	if l.bytes == 0 {
+		return fmt.Errorf("must be at least 1, found %q", b)
+	}
+	return nil
 }

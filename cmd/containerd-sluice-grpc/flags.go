@@ -32,9 +32,9 @@ func parseFlags(args []string, stdout io.Writer) (*commandLine, error) {
 	flags.StringVar(&line.configPath, "config", "", "configuration `file` (default "+defaultConfigPath+", which may be missing)")
 	flags.BoolVar(&line.version, "version", false, "print the version")
 	flags.BoolVar(&line.drain, "drain", false, "unmount everything, end the daemon if one is running, and exit")
-	key(flags, &line, "root", "`directory` of what has to survive a reboot", func(c *config) *path { return &c.Root })
-	key(flags, &line, "state", "`directory` of the socket and the mounts", func(c *config) *path { return &c.State })
-	key(flags, &line, "address", "unix `socket` to serve on (default in the state directory)", func(c *config) *path { return &c.Address })
+	key(flags, &line, "root", "`directory` of what has to survive a reboot", func(c *config) *directory { return &c.Root })
+	key(flags, &line, "state", "`directory` of the socket and the mounts", func(c *config) *directory { return &c.State })
+	key(flags, &line, "address", "unix `socket` to serve on (default in the state directory)", func(c *config) *socket { return &c.Address })
 	key(flags, &line, "metrics-address", "`host:port` for metrics and profiles (default off)", func(c *config) *address { return &c.MetricsAddress })
 	key(flags, &line, "log-level", "trace, debug, info, warn or error", func(c *config) *level { return &c.LogLevel })
 
@@ -88,8 +88,8 @@ func (line *commandLine) config() (config, error) {
 	for _, set := range line.set {
 		set(&c)
 	}
-	if c.Root.string == "" || c.State.string == "" {
-		return c, errors.New("configuration: root and state must not be empty")
+	if err := c.check(); err != nil {
+		return c, fmt.Errorf("configuration: %w", err)
 	}
 	return c, nil
 }

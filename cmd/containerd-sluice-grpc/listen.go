@@ -36,15 +36,17 @@ func listen(ctx context.Context, name string) (net.Listener, error) {
 	return l, nil
 }
 
-// owned says whether somebody listens on a socket.
+// owned says whether somebody listens on a socket, and says so in doubt: a full
+// backlog, a stopped process and one of another user are somebody.
 func owned(ctx context.Context, name string) bool {
 	dialer := net.Dialer{Timeout: time.Second}
 	conn, err := dialer.DialContext(ctx, "unix", name)
-	if err != nil {
-		return errors.Is(err, os.ErrDeadlineExceeded) // full, or stopped: but there
+	if err == nil {
+		conn.Close()
+		return true
 	}
-	conn.Close()
-	return true
+	// ENOTDIR is ENOENT where a directory of the path is a file.
+	return !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR)
 }
 
 // removeSocket removes a stale socket, and nothing that is not one.

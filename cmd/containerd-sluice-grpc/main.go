@@ -87,10 +87,14 @@ func runConfig(args []string, stdout io.Writer) error {
 	case len(args) == 1 && args[0] == "default":
 		return writeConfig(stdout, newConfig())
 	case len(args) == 2 && args[0] == "check":
-		if _, err := readConfig(args[1], true); err != nil {
+		c, err := readConfig(args[1], true)
+		if err != nil {
 			return fmt.Errorf("configuration:\n%w", err)
 		}
-		_, err := fmt.Fprintf(stdout, "%s: ok\n", args[1])
+		if err := c.check(); err != nil {
+			return fmt.Errorf("configuration:\n%s: %w", args[1], err)
+		}
+		_, err = fmt.Fprintf(stdout, "%s: ok\n", args[1])
 		return err
 	}
 	return &usageError{errors.New("want: config default, or config check FILE")}

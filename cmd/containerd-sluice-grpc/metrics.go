@@ -49,10 +49,22 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
-	for _, r := range []layer.Result{layer.Hit, layer.Miss, layer.Failed} {
-		m.reads.WithLabelValues(string(r)) // a rate needs a zero to start from
-	}
+	m.zero()
 	return m
+}
+
+// zero makes what is counted by label values that are known: a rate needs a zero
+// to start from.
+func (m *metrics) zero() {
+	for _, r := range []layer.Result{layer.Hit, layer.Miss, layer.Failed} {
+		m.reads.WithLabelValues(string(r))
+	}
+	for _, p := range []layer.Priority{layer.Background, layer.Prefetch, layer.Demand} {
+		m.fetchSeconds.WithLabelValues(p.String())
+	}
+	for phase := range phases(layer.Range{}) {
+		m.startSeconds.WithLabelValues(phase)
+	}
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -79,9 +91,14 @@ func (m *metrics) fetched(r layer.Range) {
 	if r.Priority == layer.Background {
 		return
 	}
-	for phase, d := range map[string]time.Duration{"wait": r.Wait, "network": r.Network, "decompress": r.Decompress, "disk": r.Disk} {
+	for phase, d := range phases(r) {
 		m.startSeconds.WithLabelValues(phase).Observe(d.Seconds())
 	}
+}
+
+// phases are the times of a range, by the label of start_seconds.
+func phases(r layer.Range) map[string]time.Duration {
+	return map[string]time.Duration{"wait": r.Wait, "network": r.Network, "decompress": r.Decompress, "disk": r.Disk}
 }
 
 // trace counts what happens on the wire.

@@ -58,6 +58,33 @@ func spec(arg string) (endpoint.Spec, error) {
 	return s, nil
 }
 
+// reference is the image of a command that takes one.
+func reference(c *cli.Context) (endpoint.Spec, error) {
+	argv, err := args(c, "REF")
+	if err != nil {
+		return endpoint.Spec{}, err
+	}
+	return spec(argv[0])
+}
+
+// withSource opens the image of a command that reads one, for as long as use runs.
+func withSource(c *cli.Context, use func(context.Context, endpoint.Source, image.Selection) error) (err error) {
+	s, err := reference(c)
+	if err != nil {
+		return err
+	}
+	sel, err := selection(c)
+	if err != nil {
+		return err
+	}
+	src, ctx, done, err := openSource(c, s)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Command.Name, err)
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	return use(ctx, src, sel)
+}
+
 // registry makes the registry client for one image. Given credentials go to the image's own host only, never to its
 // mirrors.
 func registry(c *cli.Context, host, creds string) (*remote.Registry, error) {

@@ -1,13 +1,15 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/sluice-snapshotter/sluice/converter/endpoint"
+	"github.com/sluice-snapshotter/sluice/converter/image"
 	"github.com/sluice-snapshotter/sluice/converter/inspect"
 )
 
@@ -22,32 +24,17 @@ func inspectCommand() *cli.Command {
 	}
 }
 
-func inspectImage(c *cli.Context) (err error) {
-	argv, err := args(c, "REF")
-	if err != nil {
-		return err
-	}
-	s, err := spec(argv[0])
-	if err != nil {
-		return err
-	}
-	sel, err := selection(c)
-	if err != nil {
-		return err
-	}
-	src, ctx, done, err := openSource(c, s)
-	if err != nil {
-		return fmt.Errorf("inspect: %w", err)
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	img, err := inspect.Inspect(ctx, src, sel)
-	if err != nil {
-		return fmt.Errorf("inspect: %w", err)
-	}
-	if c.Bool("json") {
-		return printJSON(c.App.Writer, img)
-	}
-	return printImage(c.App.Writer, img)
+func inspectImage(c *cli.Context) error {
+	return withSource(c, func(ctx context.Context, src endpoint.Source, sel image.Selection) error {
+		img, err := inspect.Inspect(ctx, src, sel)
+		if err != nil {
+			return fmt.Errorf("inspect: %w", err)
+		}
+		if c.Bool("json") {
+			return printJSON(c.App.Writer, img)
+		}
+		return printImage(c.App.Writer, img)
+	})
 }
 
 func printImage(w io.Writer, img *inspect.Image) error {

@@ -1,12 +1,19 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v2"
 
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
@@ -29,16 +36,12 @@ from here. The snapshotter has credentials of its own.`,
 }
 
 func rpull(c *cli.Context) (err error) {
-	argv, err := args(c, "REF")
-	if err != nil {
-		return err
-	}
-	s, err := spec(argv[0])
+	s, err := reference(c)
 	if err != nil {
 		return err
 	}
 	if s.Kind != endpoint.KindRegistry {
-		return usagef("rpull %s: not a registry's reference", argv[0])
+		return usagef("rpull %s: not a registry's reference", s)
 	}
 	creds := c.String("creds")
 	if user := c.String("user"); user != "" {
@@ -68,6 +71,34 @@ func rpull(c *cli.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("rpull %s: %w", s.Name, err)
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "%s %s %.1fs\n", img.Name(), img.Target().Digest, time.Since(start).Seconds())
+	seconds := time.Since(start).Seconds()
+	if err := sayWhole(c.Context, c.App.ErrWriter, cl.ContentStore(), img); err != nil {
+		fmt.Fprintf(c.App.ErrWriter, "warning: which layers were taken lazily is not known: %v\n", err)
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s %s %.1fs\n", img.Name(), img.Target().Digest, seconds)
 	return err
+}
+
+// sayWhole names the layers of an image whose blob is in containerd's content store: it fetched them, as the
+// snapshotter did not take them, now or at an earlier pull.
+func sayWhole(ctx context.Context, w io.Writer, store content.Store, img pulled) error {
+	m, err := images.Manifest(ctx, store, img.Target(), img.Platform())
+	if err != nil {
+		return err
+	}
+	for _, l := range m.Layers {
+		switch _, err := store.Info(ctx, l.Digest); {
+		case err == nil:
+			fmt.Fprintf(w, "layer %s was not taken lazily; the daemon's log says why\n", l.Digest)
+		case !errdefs.IsNotFound(err):
+			return fmt.Errorf("layer %s: %w", l.Digest, err)
+		}
+	}
+	return nil
+}
+
+// pulled is what sayWhole asks of containerd's client.Image.
+type pulled interface {
+	Target() ocispec.Descriptor
+	Platform() platforms.MatchComparer
 }

@@ -1,11 +1,12 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
 	"github.com/sluice-snapshotter/sluice/converter/inspect"
 )
@@ -29,36 +30,21 @@ type verdict struct {
 	Layers []inspect.Result `json:"layers"`
 }
 
-func verify(c *cli.Context) (err error) {
-	argv, err := args(c, "REF")
-	if err != nil {
-		return err
-	}
-	s, err := spec(argv[0])
-	if err != nil {
-		return err
-	}
-	sel, err := selection(c)
-	if err != nil {
-		return err
-	}
-	src, ctx, done, err := openSource(c, s)
-	if err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	v := verdict{Ref: src.String()}
-	err = inspect.Verify(ctx, src, sel, func(r inspect.Result) {
-		v.Layers = append(v.Layers, r)
-		fmt.Fprintf(c.App.ErrWriter, "%s %s read\n", short(r.Digest.String()), size(r.Size))
+func verify(c *cli.Context) error {
+	return withSource(c, func(ctx context.Context, src endpoint.Source, sel image.Selection) error {
+		v := verdict{Ref: src.String()}
+		err := inspect.Verify(ctx, src, sel, func(r inspect.Result) {
+			v.Layers = append(v.Layers, r)
+			fmt.Fprintf(c.App.ErrWriter, "%s %s read\n", short(r.Digest.String()), size(r.Size))
+		})
+		if err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+		if err := v.print(c); err != nil {
+			return err
+		}
+		return v.err()
 	})
-	if err != nil {
-		return fmt.Errorf("verify: %w", err)
-	}
-	if err := v.print(c); err != nil {
-		return err
-	}
-	return v.err()
 }
 
 func (v verdict) print(c *cli.Context) error {

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -90,14 +91,77 @@ func TestRefused(t *testing.T) {
 }
 
 func TestNoDaemon(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "none.sock")
-	client, err := control.Dial(name)
+	const silent = " does not answer (is it running? journalctl -u containerd-sluice-grpc)"
+	dir, err := os.MkdirTemp("", "c") // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	if _, err := client.Status(t.Context()); err == nil || !strings.Contains(err.Error(), name) {
-		t.Errorf("got %v, want an error that names the socket", err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	listenUnix := func(name string) *net.UnixListener {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	stale := listenUnix("stale")
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	mute := listenUnix("mute") // the kernel takes connections for it; nobody answers
+	t.Cleanup(func() { mute.Close() })
+	for _, test := range []struct{ name, want string }{
+		{"none", silent},
+		{"stale", silent},
+		{"mute", silent},
+		{strings.Repeat("x", 108), " cannot be reached: invalid argument"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			name := filepath.Join(dir, test.name)
+			client, err := control.Dial(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			client.StatusTimeout, client.DrainTimeout = 50*time.Millisecond, 50*time.Millisecond
+			_, err = client.Status(t.Context())
+			_, drainErr := client.Drain(t.Context())
+			for _, err := range []error{err, drainErr} {
+				if err == nil || err.Error() != "daemon at "+name+test.want {
+					t.Errorf("got %v, want it to end with %q", err, test.want)
+				}
+			}
+			if code := status.Code(errors.Unwrap(err)); code != codes.Unavailable && code != codes.DeadlineExceeded {
+				t.Errorf("got status %s", code)
+			}
+		})
+	}
+}
+
+// TestOwnDeadline checks that a deadline of the caller's holds, and none else.
+func TestOwnDeadline(t *testing.T) {
+	var deadline time.Time
+	client := dial(t, daemon{}, grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		deadline, _ = ctx.Deadline()
+		return next(ctx, req)
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	for _, test := range []struct {
+		name string
+		ctx  context.Context
+		want time.Duration
+		call func(context.Context) error
+	}{
+		{"Status", t.Context(), 10 * time.Second, func(ctx context.Context) error { _, err := client.Status(ctx); return err }},
+		{"Drain", t.Context(), 2 * time.Minute, func(ctx context.Context) error { _, err := client.Drain(ctx); return err }},
+		{"caller's", ctx, time.Hour, func(ctx context.Context) error { _, err := client.Status(ctx); return err }},
+	} {
+		if err := test.call(test.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if left := time.Until(deadline); left > test.want || left < test.want*3/4 {
+			t.Errorf("%s: %s are left, want %s", test.name, left, test.want)
+		}
 	}
 }
 
