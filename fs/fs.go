@@ -80,6 +80,7 @@ type Options struct {
 	PrefetchTimeout time.Duration // how long Wait waits at most; 0 means 10 s
 	ReadAheadKiB    int           // KiB that the kernel reads ahead in mounts; 0 means 2048
 	Observer        layer.Observer
+	Resolved        func(time.Duration) // told how long the registry took for a layer's manifest and TOC; may be nil
 }
 
 func (o Options) withDefaults() (Options, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
@@ -23,6 +24,7 @@ const siblingsAtOnce = 8
 // what was learned.
 func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	var err error
+	began := time.Now()
 	resolved := src.TOCDigest == ""
 	if resolved { // also if the store has it, which may be on the word of another image
 		if src, err = f.resolve(ctx, src); err != nil {
@@ -46,7 +48,11 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		}
 	}
 	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
-		return nil, f.create(ctx, src)
+		err := f.create(ctx, src)
+		if f.opts.Resolved != nil {
+			f.opts.Resolved(time.Since(began))
+		}
+		return nil, err
 	})
 	return src, err
 }

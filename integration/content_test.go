@@ -113,6 +113,9 @@ func TestSeen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if got := m.Sum("sluice_start_seconds", map[string]string{"phase": "resolve"}); int(got) != len(im.Manifest.Layers) {
+			t.Errorf("%.0f layers were resolved, want %d", got, len(im.Manifest.Layers))
+		}
 		seen := reg.Link.Counts().Total().Bytes
 		if got := m.Sum("sluice_fetch_bytes_total", nil); got <= 0 || got > float64(seen) {
 			t.Errorf("sluice_fetch_bytes_total is %.0f, the link saw %d", got, seen)

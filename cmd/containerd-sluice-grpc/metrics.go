@@ -41,7 +41,7 @@ func newMetrics() *metrics {
 		fetchBytes:     counter("fetch_bytes_total", "Bytes of blobs and manifests that came from registries.", "priority", "host"),
 		fetchRequests:  counter("fetch_requests_total", "Answers of registries, by HTTP status.", "priority", "host", "code"),
 		fetchSeconds:   histogram("fetch_seconds", "Time from asking for a range to having stored its chunks.", "priority"),
-		startSeconds:   histogram("start_seconds", "Where the time of ranges went that a reader or a start waited for.", "phase"),
+		startSeconds:   histogram("start_seconds", "Where the time of starts went: in resolving layers, and in the ranges that a reader or a start waited for.", "phase"),
 		reads:          counter("reads_total", "Reads of layers that reached the daemon: hit if the store had it all, miss if not.", "result"),
 		readWait:       histogram("read_wait_seconds", "What readers waited for missing chunks.").WithLabelValues().(prometheus.Histogram),
 		verifyFailures: counter("verify_failures_total", "Chunks that did not have their digest, by the host that sent them.", "host"),
@@ -62,6 +62,7 @@ func (m *metrics) zero() {
 	for _, p := range []layer.Priority{layer.Background, layer.Prefetch, layer.Demand} {
 		m.fetchSeconds.WithLabelValues(p.String())
 	}
+	m.startSeconds.WithLabelValues(resolvePhase)
 	for phase := range phases(layer.Range{}) {
 		m.startSeconds.WithLabelValues(phase)
 	}
@@ -95,6 +96,14 @@ func (m *metrics) fetched(r layer.Range) {
 		m.startSeconds.WithLabelValues(phase).Observe(d.Seconds())
 	}
 }
+
+// resolved observes what it took to learn what a layer is.
+func (m *metrics) resolved(d time.Duration) {
+	m.startSeconds.WithLabelValues(resolvePhase).Observe(d.Seconds())
+}
+
+// resolvePhase is the phase of start_seconds before there are ranges.
+const resolvePhase = "resolve"
 
 // phases are the times of a range, by the label of start_seconds.
 func phases(r layer.Range) map[string]time.Duration {

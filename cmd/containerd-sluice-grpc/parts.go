@@ -61,6 +61,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),
 		Background:      c.Fetch.Background,
 		Observer:        m.observer(),
+		Resolved:        m.resolved,
 	})
 	return p, err
 }
