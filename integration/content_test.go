@@ -82,6 +82,29 @@ func holds(t *testing.T, archive string, im *images.Image) {
 	}
 }
 
+// TestAllContent pulls lazily with all content, as for a later push: the layers are mounted, and their blobs are there.
+func TestAllContent(t *testing.T) {
+	reg := registry(t)
+	n := node(t, "auto")
+	im := lazyImage(t, odd)
+	ref := upload(t, reg, im, "test/odd:esgz")
+	if _, err := n.CtrRemote(t.Context(), "image", "rpull", "--all-content", ref); err != nil {
+		t.Fatal(err)
+	}
+	s, err := n.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Layers) != len(im.Manifest.Layers) {
+		t.Errorf("%d layers are mounted, want %d", len(s.Layers), len(im.Manifest.Layers))
+	}
+	archive := filepath.Join(t.TempDir(), "odd.tar")
+	if _, err := n.Ctr(t.Context(), "image", "export", archive, ref); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, archive, im)
+}
+
 // TestSeen checks what the daemon says of itself against what the link saw.
 func TestSeen(t *testing.T) {
 	eachMount(t, func(t *testing.T, mount string) {

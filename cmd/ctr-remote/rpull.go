@@ -23,6 +23,7 @@ func rpullCommand() *cli.Command {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "snapshotter", Usage: "`NAME` of the snapshotter in containerd's configuration", Value: "sluice"},
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "the same as --creds, as ctr has it: `USER:PASS`"},
+		&cli.BoolFlag{Name: "all-content", Usage: "then fetch all layers into containerd's content store as well, for push and export"},
 	}
 	return &cli.Command{
 		Name:      "rpull",
@@ -72,7 +73,11 @@ func rpull(c *cli.Context) (err error) {
 		return fmt.Errorf("rpull %s: %w", s.Name, err)
 	}
 	seconds := time.Since(start).Seconds()
-	if err := sayWhole(c.Context, c.App.ErrWriter, cl.ContentStore(), img); err != nil {
+	if c.Bool("all-content") {
+		if _, err := cl.Fetch(c.Context, s.Name, client.WithResolver(reg.Resolver()), client.WithPlatformMatcher(img.Platform())); err != nil {
+			return fmt.Errorf("rpull %s: fetch all content: %w", s.Name, err)
+		}
+	} else if err := sayWhole(c.Context, c.App.ErrWriter, cl.ContentStore(), img); err != nil {
 		fmt.Fprintf(c.App.ErrWriter, "warning: which layers were taken lazily is not known: %v\n", err)
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s %s %.1fs\n", img.Name(), img.Target().Digest, seconds)
