@@ -3,6 +3,7 @@ package integration
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -119,5 +120,24 @@ func TestOverlayfsBesideSluice(t *testing.T) {
 	want := walk(t, n, stack.Container{Ref: ref}, images.OddDir)
 	if !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want))) {
 		t.Errorf("%d paths, and %d on overlayfs", len(got), len(want))
+	}
+}
+
+// TestTwoRegistries has one image in two registries, pulled into two namespaces. When the first registry is gone, the layers that
+// the two share are read from the second.
+func TestTwoRegistries(t *testing.T) {
+	first, second := registry(t), registry(t)
+	o := daemon("auto")
+	o.TOML = strings.Replace(o.TOML, "[registry]\n", "[registry]\nmax_attempts = 2\n", 1)
+	n := nodeWith(t, stack.NodeOptions{Daemon: o})
+	pull(t, n, stack.Container{Ref: upload(t, first, lazyImage(t, odd), "test/odd:first")})
+	shared := stack.Container{Ref: upload(t, second, lazyImage(t, odd), "test/odd:second"), Namespace: "other"}
+	pull(t, n, shared)
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	tree := walk(t, n, lazily(shared), images.OddDir+"/files")
+	if got, want := len(tree), 7; got < want {
+		t.Errorf("%d paths, want %d at least", got, want)
 	}
 }

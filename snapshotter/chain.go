@@ -77,13 +77,18 @@ func (s *Snapshotter) layerPath(ctx context.Context, src fs.Source) (string, err
 	if path, err := s.fs.Path(src.Digest); err == nil {
 		return path, nil
 	}
-	drop, err := s.claims.hold(ctx, src.Digest)
-	if err != nil {
-		return "", err
-	}
-	defer drop()
-	if err := s.fs.Mount(ctx, src); err != nil {
+	if err := s.mount(ctx, src); err != nil {
 		return "", err
 	}
 	return s.fs.Path(src.Digest)
+}
+
+// mount mounts the layer of a snapshot that there is.
+func (s *Snapshotter) mount(ctx context.Context, src fs.Source) error {
+	drop, err := s.claims.hold(ctx, src.Digest)
+	if err != nil {
+		return err
+	}
+	defer drop()
+	return s.fs.Mount(ctx, src)
 }

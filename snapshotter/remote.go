@@ -83,14 +83,17 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, labels m
 		return found, err
 	}
 	_, err = s.layerPath(ctx, snap.source())
-	if offered, labelErr := offeredSource(labels); err != nil && labelErr == nil && offered.Digest == snap.source().Digest {
-		if _, again := s.layerPath(ctx, offered); again == nil {
-			err = s.relabel(ctx, snap.info, remoteLabels(labels, offered))
+	if offered, labelErr := offeredSource(labels); labelErr == nil && offered.Digest == snap.source().Digest {
+		// One more repository to fetch from, or the only one that is left.
+		mounted := s.mount(ctx, offered)
+		if err != nil && mounted == nil {
+			mounted = s.relabel(ctx, snap.info, remoteLabels(labels, offered))
 		}
+		err = mounted
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("image", snap.info.Labels[referenceLabel]).
-			WithField("layer", snap.info.Labels[digestLabel]).Warn("layer of an existing snapshot is not mounted")
+			WithField("layer", snap.info.Labels[digestLabel]).Warn("layer of an existing snapshot is not mounted for this image")
 	}
 	return true, nil
 }
