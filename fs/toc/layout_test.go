@@ -28,24 +28,24 @@ var packings = []struct {
 	}},
 	{"gzip, one worker", EStargz, func() []estargz.Option { return []estargz.Option{estargz.WithParallelism(1)} }},
 	{"gzip, shared streams", EStargz, func() []estargz.Option {
-		return []estargz.Option{estargz.WithChunkSize(10000), estargz.WithMinChunkSize(40000)}
+		return []estargz.Option{estargz.WithChunkSize(30000), estargz.WithMinChunkSize(100000)}
 	}},
 	{"gzip, legacy footer", EStargz, func() []estargz.Option {
 		return []estargz.Option{estargz.WithCompression(legacyGzip{estargz.NewGzipCompressor(), new(estargz.LegacyGzipDecompressor)})}
 	}},
 	{"zstd", ZstdChunked, func() []estargz.Option { return []estargz.Option{withZstd()} }},
 	{"zstd, small chunks", ZstdChunked, func() []estargz.Option {
-		return []estargz.Option{withZstd(), estargz.WithChunkSize(5000)}
+		return []estargz.Option{withZstd(), estargz.WithChunkSize(20000)}
 	}},
 	{"zstd, shared streams", ZstdChunked, func() []estargz.Option {
-		return []estargz.Option{withZstd(), estargz.WithChunkSize(10000), estargz.WithMinChunkSize(40000)}
+		return []estargz.Option{withZstd(), estargz.WithChunkSize(30000), estargz.WithMinChunkSize(100000)}
 	}},
 }
 
 func TestLayoutOfRealLayers(t *testing.T) {
-	members := append(goSources(t, "src/net"),
-		reg("big", noise(1, 5<<20)),
-		reg("zeros", strings.Repeat("\x00", 9<<20)),
+	members := append(goSources(t, "src/net/http"),
+		reg("big", noise(1, 4<<20+1)),
+		reg("zeros", strings.Repeat("\x00", 8<<20)),
 		reg("exactly", noise(2, 8192)),
 		reg("empty", ""),
 		link(tar.TypeLink, "again", "big"))
