@@ -50,12 +50,10 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 		drop()
 		return err
 	}
-	known, err := s.fs.Source(src.Digest)
-	if err != nil {
+	if src, err = s.learned(src); err != nil {
 		drop()
 		return err
 	}
-	src.TOCDigest, src.Size = known.TOCDigest, known.Size // so that a restart need not ask the registry
 	committed, err := s.commitRemote(ctx, target, parent, remoteLabels(labels, src))
 	drop()
 	if committed {
@@ -87,7 +85,7 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, labels m
 		// One more repository to fetch from, or the only one that is left.
 		mounted := s.mount(ctx, offered)
 		if err != nil && mounted == nil {
-			mounted = s.relabel(ctx, snap.info, remoteLabels(labels, offered))
+			mounted = s.relabel(ctx, snap.info, labels, offered)
 		}
 		err = mounted
 	}
@@ -98,9 +96,24 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, labels m
 	return true, nil
 }
 
-// relabel records another source of a snapshot's layer.
-func (s *Snapshotter) relabel(ctx context.Context, info snapshots.Info, labels map[string]string) error {
-	for k, v := range labels {
+// learned adds to the source of a mounted layer what mounting it has told, so
+// that after a restart the registry need not be asked again.
+func (s *Snapshotter) learned(src fs.Source) (fs.Source, error) {
+	known, err := s.fs.Source(src.Digest)
+	if err != nil {
+		return src, err
+	}
+	src.TOCDigest, src.Size = known.TOCDigest, known.Size
+	return src, nil
+}
+
+// relabel records another source of a snapshot's layer, which is mounted.
+func (s *Snapshotter) relabel(ctx context.Context, info snapshots.Info, labels map[string]string, src fs.Source) error {
+	src, err := s.learned(src)
+	if err != nil {
+		return err
+	}
+	for k, v := range remoteLabels(labels, src) {
 		info.Labels[k] = v
 	}
 	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {

@@ -125,13 +125,15 @@ func stop(server *grpc.Server) {
 		server.GracefulStop()
 		close(stopped)
 	}()
-	for _, next := range []func(){func() { go server.Stop() }, func() {}} {
-		select {
-		case <-stopped:
-			return
-		case <-time.After(stopTimeout):
-			next()
-		}
+	select {
+	case <-stopped:
+		return
+	case <-time.After(stopTimeout):
+	}
+	go server.Stop() // which waits as well, for calls that do not heed their contexts
+	select {
+	case <-stopped:
+	case <-time.After(stopTimeout):
 	}
 }
 
