@@ -9,13 +9,25 @@ import (
 
 // settings fill in containerd's configuration.
 type settings struct {
-	Dir        string
-	Runc       string
-	Pause      string
-	CRI        string // snapshotter
-	DaemonSock string // "" without a daemon
-	DaemonRoot string
+	Dir     string
+	Runc    string
+	Pause   string
+	CRI     string // snapshotter
+	Proxies []proxy
 }
+
+// proxyConfig is the same for every version.
+const proxyConfig = `
+{{- range .Proxies}}
+[proxy_plugins.{{.Name}}]
+type = "snapshot"
+address = "{{.Socket}}"
+[proxy_plugins.{{.Name}}.exports]
+{{- range $key, $value := .Exports}}
+{{$key}} = "{{$value}}"
+{{- end}}
+{{- end}}
+`
 
 // config2 is for containerd 2 (docs/cri/config.md and "containerd config default" there). What needs more than this kernel and this
 // folder is off.
@@ -56,18 +68,12 @@ config_path = "{{.Dir}}/certs.d"
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux"
 snapshotter = "overlayfs"
-{{- if .DaemonSock}}
+{{- range .Proxies}}
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
 platform = "linux"
-snapshotter = "sluice"
-[proxy_plugins.sluice]
-type = "snapshot"
-address = "{{.DaemonSock}}"
-[proxy_plugins.sluice.exports]
-root = "{{.DaemonRoot}}"
-enable_remote_snapshot_annotations = "true"
+snapshotter = "{{.Name}}"
 {{- end}}
-`))
+` + proxyConfig))
 
 // config17 is for containerd 1.7.
 var config17 = template.Must(template.New("").Parse(`version = 2
@@ -102,14 +108,7 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 BinaryName = "{{.Runc}}"
 SystemdCgroup = false
-{{- if .DaemonSock}}
-[proxy_plugins.sluice]
-type = "snapshot"
-address = "{{.DaemonSock}}"
-[proxy_plugins.sluice.exports]
-root = "{{.DaemonRoot}}"
-{{- end}}
-`))
+` + proxyConfig))
 
 // writeConfig writes containerd's configuration and makes the folders that it names.
 func (n *Node) writeConfig() error {
@@ -119,10 +118,7 @@ func (n *Node) writeConfig() error {
 		}
 	}
 	s := settings{
-		Dir: n.dir, Runc: n.bins[len(n.bins)-1] + "/runc", Pause: n.options.PauseImage, CRI: n.options.CRI,
-	}
-	if n.options.Daemon != nil {
-		s.DaemonSock, s.DaemonRoot = n.path("sluice.sock"), n.path("sluice")
+		Dir: n.dir, Runc: n.bins[len(n.bins)-1] + "/runc", Pause: n.options.PauseImage, CRI: n.options.CRI, Proxies: n.proxies(),
 	}
 	if s.CRI == "" {
 		s.CRI = map[bool]string{true: "sluice", false: "overlayfs"}[n.options.Daemon != nil]

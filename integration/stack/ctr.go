@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"crypto/rand"
+	"io"
 	"strings"
 )
 
@@ -10,6 +11,12 @@ import (
 // "-n", "namespace", come first.
 func (n *Node) Ctr(ctx context.Context, args ...string) (string, error) {
 	return output(ctx, n.env(), n.program("ctr"), args...)
+}
+
+// Script runs a shell script, which ends at the first command that fails, with this node's programs and address; the error is a *CommandError.
+func (n *Node) Script(ctx context.Context, text string) error {
+	_, err := output(ctx, n.env(), "/bin/sh", "-ec", text)
+	return err
 }
 
 // CtrRemote runs this checkout's ctr-remote against this node.
@@ -48,9 +55,16 @@ func (n *Node) Pull(ctx context.Context, c Container) error {
 // Run runs a container of an image that was pulled, to its end, and returns its standard output. A busy machine may lose the end
 // of what a container writes fast (the shim gives up draining after a while): large results leave by a mounted folder.
 func (n *Node) Run(ctx context.Context, c Container) (string, error) {
+	var out strings.Builder
+	err := n.run(ctx, c, &out)
+	return out.String(), err
+}
+
+// run runs a container with its standard output going to out.
+func (n *Node) run(ctx context.Context, c Container, out io.Writer) error {
 	args := []string{"-n", c.namespace(), "run", "--rm", "--snapshotter", c.snapshotter()}
 	args = append(append(args, c.Flags...), c.Ref, "c-"+strings.ToLower(rand.Text()))
-	return n.Ctr(ctx, append(args, c.Args...)...)
+	return execute(ctx, out, n.env(), append(append([]string{n.program("ctr")}, args...), c.Args...))
 }
 
 func (c Container) namespace() string   { return orElse(c.Namespace, "default") }

@@ -50,7 +50,7 @@ func newDaemon(_ context.Context, n *Node) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	toml := strings.ReplaceAll(n.options.Daemon.TOML, "$NODE", n.dir)
+	toml := n.expand(n.options.Daemon.TOML)
 	return &daemon{node: n, bin: bin, metrics: port}, os.WriteFile(n.path("sluice.toml"), []byte(toml), 0o644)
 }
 

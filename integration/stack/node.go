@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,7 @@ import (
 type NodeOptions struct {
 	Containerd Version
 	Daemon     *DaemonOptions // nil means no Sluice: only containerd's own snapshotters
+	Proxy      *ProxyOptions  // another snapshotter; nil means none
 	CRI        string         // snapshotter of the CRI plugin; "" means sluice if there is a daemon, else overlayfs
 	PauseImage string         // reference; "" where no pod is run
 	Env        []string       // of containerd and the daemon, besides this program's own
@@ -31,9 +33,10 @@ type Node struct {
 	bins       []string // folders of the parts
 	containerd *process
 	daemon     *daemon
+	proxy      *process
 }
 
-// StartNode starts the daemon, then containerd, with empty stores.
+// StartNode starts the daemon or the other snapshotter, then containerd, with empty stores.
 func StartNode(ctx context.Context, o NodeOptions) (_ *Node, err error) {
 	bins, err := Parts(ctx, o.Containerd)
 	if err != nil {
@@ -60,8 +63,16 @@ func StartNode(ctx context.Context, o NodeOptions) (_ *Node, err error) {
 			return nil, err
 		}
 	}
+	if o.Proxy != nil {
+		if err := n.startProxy(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return n, n.StartContainerd(ctx)
 }
+
+// Dir is the node's folder: everything that its parts store lies below it.
+func (n *Node) Dir() string { return n.dir }
 
 func (n *Node) path(elem ...string) string {
 	return filepath.Join(append([]string{n.dir}, elem...)...)
@@ -98,6 +109,15 @@ func (n *Node) KillContainerd() {
 	n.containerd = nil
 }
 
+// dial connects to a unix socket, and that is all.
+func dial(ctx context.Context, socket string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
 // serving asks the standard health service on a unix socket.
 func serving(ctx context.Context, socket string) error {
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -124,6 +144,9 @@ func (n *Node) Close() error {
 	}
 	if n.daemon != nil {
 		errs = append(errs, n.daemon.close())
+	}
+	if n.proxy != nil {
+		errs = append(errs, n.proxy.stop())
 	}
 	errs = append(errs, n.unmount(), os.RemoveAll(n.dir))
 	return errors.Join(errs...)

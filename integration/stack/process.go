@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"syscall"
@@ -58,18 +59,31 @@ func (p *process) kill() {
 // stop asks the process to end, and kills it if it does not within the time that a part may take.
 func (p *process) stop() error {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); errors.Is(err, os.ErrProcessDone) {
+		<-p.ended
 		return fmt.Errorf("%s had ended: %w\n%s", p.name, p.err, p.tail())
 	}
 	t := time.NewTimer(readyTimeout)
 	defer t.Stop()
 	select {
 	case <-p.ended:
+		// It may have been dying already when the signal came.
+		if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && crashed(status) {
+			return fmt.Errorf("%s had ended: %w\n%s", p.name, p.err, p.tail())
+		}
 		return nil
 	case <-t.C:
 		text := p.tail()
 		p.kill()
 		return fmt.Errorf("%s ignored SIGTERM for %s\n%s", p.name, readyTimeout, text)
 	}
+}
+
+// goPanic is the exit status of a Go program that panics.
+const goPanic = 2
+
+// crashed says that a program that was asked to end did not end because of that.
+func crashed(s syscall.WaitStatus) bool {
+	return s.Signaled() && s.Signal() != syscall.SIGTERM || s.Exited() && s.ExitStatus() == goPanic
 }
 
 // tail is the end of the log, for an error message.
@@ -93,16 +107,23 @@ func tail(path string, lines int) string {
 
 // output runs a command to its end and returns its standard output. The error carries its standard error.
 func output(ctx context.Context, env []string, path string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, path, args...)
+	var out bytes.Buffer
+	err := execute(ctx, &out, env, append([]string{path}, args...))
+	return out.String(), err
+}
+
+// execute runs a command to its end with its standard output going to out.
+func execute(ctx context.Context, out io.Writer, env, args []string) error {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), env...)
-	var out, diagnostics bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &diagnostics
+	var diagnostics bytes.Buffer
+	cmd.Stdout, cmd.Stderr = out, &diagnostics
 	// What the command leaves behind (a shim) may hold the pipes open; that is not waited for.
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return out.String(), &CommandError{Args: append([]string{path}, args...), Stderr: diagnostics.String(), Err: err}
+		return &CommandError{Args: args, Stderr: diagnostics.String(), Err: err}
 	}
-	return out.String(), nil
+	return nil
 }
 
 // CommandError is a command that failed.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-snapshotter/sluice/integration/images"
 	"github.com/sluice-snapshotter/sluice/integration/link"
 )
@@ -23,12 +25,29 @@ type Registry struct {
 }
 
 // StartRegistry starts an empty registry behind a link with o's latency and bandwidth.
-func StartRegistry(ctx context.Context, o link.Options) (_ *Registry, err error) {
-	parts, err := Parts(ctx, Containerd2)
+func StartRegistry(ctx context.Context, o link.Options) (*Registry, error) {
+	dir, err := newDir("r")
 	if err != nil {
 		return nil, err
 	}
+	return startRegistry(ctx, dir, o)
+}
+
+// StartMemoryRegistry is StartRegistry with what is stored in memory: then what reads from the registry does not read from the disk that
+// is measured, and DropCaches leaves it as it is.
+func StartMemoryRegistry(ctx context.Context, o link.Options) (*Registry, error) {
 	dir, err := newDir("r")
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=90%"); err != nil {
+		return nil, fmt.Errorf("mount memory for a registry: %w", err)
+	}
+	return startRegistry(ctx, dir, o)
+}
+
+func startRegistry(ctx context.Context, dir string, o link.Options) (_ *Registry, err error) {
+	parts, err := Parts(ctx, Containerd2)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +140,10 @@ func (r *Registry) Close() error {
 	err := r.Link.Close()
 	if r.process != nil {
 		r.process.kill()
+	}
+	// Not a mount point unless it is in memory.
+	if e := unix.Unmount(r.dir, unix.MNT_DETACH); !errors.Is(e, unix.EINVAL) {
+		err = errors.Join(err, e)
 	}
 	return errors.Join(err, os.RemoveAll(r.dir))
 }
