@@ -21,7 +21,7 @@ import (
 var epoch = time.Unix(1_600_000_000, 0)
 
 // base makes the lowest layer of an image that is made from nothing: what runc mounts on, and who is who.
-func base() layer {
+func base() entries {
 	return func(_ context.Context, w *tar.Writer) error {
 		for _, d := range []struct {
 			name string
@@ -78,7 +78,7 @@ func probe(ctx context.Context) (_ []byte, err error) {
 }
 
 // withProbe makes a layer of the program alone, as /probe.
-func withProbe(program []byte) layer {
+func withProbe(program []byte) entries {
 	return func(_ context.Context, w *tar.Writer) error {
 		return addTexts(w, 0o755, "probe", string(program))
 	}

@@ -18,6 +18,7 @@ import (
 type DebianOptions struct {
 	Name     string     // of the image in the cache
 	Packages [][]string // each group becomes a layer above the base
+	Script   string     // of /bin/sh, run inside as root after that; what it changes becomes one more layer
 	Cmd      []string
 }
 
@@ -26,93 +27,53 @@ type UnavailableError struct{ Reason string }
 
 func (e *UnavailableError) Error() string { return "debian image: " + e.Reason }
 
-// Debian makes an image of real packages with debootstrap: the minbase variant, a layer for each group of packages, and /probe. It
-// needs root, a Debian machine and, the first time, the network; where one is missing the error is an *UnavailableError.
+// Debian makes an image of real packages: debootstrap's minbase variant, the same blob in all of them, a layer for each group of
+// packages, and /probe. It needs root, a Debian machine and, the first time, the network; where one is missing the error is an
+// *UnavailableError.
 // It mounts below the cache and unmounts again; call it inside stack.Isolate so that a killed process leaves nothing mounted.
 func Debian(ctx context.Context, o DebianOptions) (*Image, error) {
-	suite, err := suite()
-	if err != nil {
-		return nil, err
-	}
 	program, err := probe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	mirror, err := mirror()
+	base, err := debianBase(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d := debian{suite: suite, mirror: mirror, options: o}
+	d := debian{base: base, options: o}
 	return recipe{
 		name:    "debian-" + o.Name,
-		key:     keyOf(debianSources, suite, fmt.Sprint(o), string(program)),
-		config:  ocispec.ImageConfig{Cmd: o.Cmd, Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}},
-		layers:  []layer{withProbe(program)},
+		key:     keyOf(debianSources, base.Target.Digest.String(), fmt.Sprintf("%q", o), string(program)),
+		config:  ocispec.ImageConfig{Cmd: o.Cmd, Env: []string{"PATH=" + debianPath}},
+		layers:  []layer{withProbe(program), reused{base}},
 		prepare: d.prepare,
 	}.make(ctx)
 }
 
+const debianPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 type debian struct {
-	suite, mirror string
-	options       DebianOptions
+	base    *Image
+	options DebianOptions
 }
 
-// suite is this machine's own release, from os-release(5): the one whose archive its keys are good for.
-func suite() (string, error) {
-	text, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "", &UnavailableError{"not a Debian machine: " + err.Error()}
-	}
-	values := make(map[string]string)
-	for line := range strings.Lines(string(text)) {
-		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
-		values[k] = strings.Trim(v, `"`)
-	}
-	if values["ID"] != "debian" || values["VERSION_CODENAME"] == "" {
-		return "", &UnavailableError{"not a Debian machine but " + values["ID"]}
-	}
-	if os.Geteuid() != 0 {
-		return "", &UnavailableError{"debootstrap needs root"}
-	}
-	return values["VERSION_CODENAME"], nil
-}
-
-// mirror is the archive that this machine uses, from sources.list(5) in either form.
-func mirror() (string, error) {
-	files, err := filepath.Glob("/etc/apt/sources.list.d/*")
-	if err != nil {
-		return "", err
-	}
-	for _, name := range append([]string{"/etc/apt/sources.list"}, files...) {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		for field := range strings.FieldsSeq(string(text)) {
-			if strings.HasPrefix(field, "http") && strings.HasSuffix(strings.TrimRight(field, "/"), "/debian") {
-				return field, nil
-			}
-		}
-	}
-	return "", &UnavailableError{"no Debian archive in apt's sources"}
-}
-
-// prepare unpacks the base and installs each group on an overlay above it, whose upper folder is the layer.
+// prepare unpacks the base and makes each further layer on an overlay above it: the upper folder.
 func (d debian) prepare(ctx context.Context, scratch string) ([]layer, error) {
-	if err := needDebootstrap(ctx); err != nil {
-		return nil, err
-	}
 	base := filepath.Join(scratch, "base")
-	err := command(ctx, "", "debootstrap", "--variant=minbase", d.suite, base, d.mirror)
-	if err != nil {
-		return nil, &UnavailableError{err.Error()}
-	}
-	if err := clean(base); err != nil {
+	if err := unpack(ctx, d.base, base); err != nil {
 		return nil, err
 	}
-	layers, lowers := []layer{fromTree(base)}, []string{base}
-	for i, packages := range d.options.Packages {
-		upper, err := installOver(ctx, filepath.Join(scratch, fmt.Sprint(i)), lowers, packages)
+	changes := make([]change, 0, len(d.options.Packages)+1)
+	for _, packages := range d.options.Packages {
+		changes = append(changes, install(packages))
+	}
+	if d.options.Script != "" {
+		changes = append(changes, script(d.options.Script))
+	}
+	var layers []layer
+	lowers := []string{base}
+	for i, c := range changes {
+		upper, err := c.over(ctx, filepath.Join(scratch, fmt.Sprint(i)), lowers)
 		if err != nil {
 			return nil, err
 		}
@@ -121,22 +82,11 @@ func (d debian) prepare(ctx context.Context, scratch string) ([]layer, error) {
 	return layers, nil
 }
 
-func needDebootstrap(ctx context.Context) error {
-	if _, err := exec.LookPath("debootstrap"); err == nil {
-		return nil
-	}
-	err := command(ctx, "", "apt-get", "update")
-	if err == nil {
-		err = command(ctx, "", "apt-get", "install", "-y", "--no-install-recommends", "debootstrap")
-	}
-	if err != nil {
-		return &UnavailableError{"installing debootstrap: " + err.Error()}
-	}
-	return nil
-}
+// change does something to the tree below root.
+type change func(ctx context.Context, root string) error
 
-// installOver installs packages on top of the folders lowers, topmost first, and returns the folder with what that changed.
-func installOver(ctx context.Context, dir string, lowers, packages []string) (upper string, err error) {
+// over makes the change on top of the folders lowers, topmost first, and returns the folder with what that changed.
+func (c change) over(ctx context.Context, dir string, lowers []string) (upper string, err error) {
 	upper, work, merged := filepath.Join(dir, "upper"), filepath.Join(dir, "work"), filepath.Join(dir, "merged")
 	for _, d := range []string{upper, work, merged} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -153,35 +103,31 @@ func installOver(ctx context.Context, dir string, lowers, packages []string) (up
 		return "", fmt.Errorf("mount proc: %w", err)
 	}
 	defer func() { err = errors.Join(err, unix.Unmount(proc, unix.MNT_DETACH)) }()
-	// Packages' services are not to be started here (/usr/share/doc/sysv-rc/README.policy-rc.d).
-	policy := filepath.Join(merged, "usr/sbin/policy-rc.d")
-	if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
-		return "", err
-	}
-	if err := command(ctx, merged, "/usr/bin/apt-get", "update"); err != nil {
-		return "", &UnavailableError{err.Error()}
-	}
-	install := append([]string{"install", "-y", "--no-install-recommends"}, packages...)
-	if err := command(ctx, merged, "/usr/bin/apt-get", install...); err != nil {
-		return "", &UnavailableError{err.Error()}
-	}
-	return upper, errors.Join(os.Remove(policy), clean(merged))
+	return upper, c(ctx, merged)
 }
 
-// clean removes what apt keeps, as images do.
-func clean(root string) error {
-	for _, pattern := range []string{"var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*", "var/log/*.log"} {
-		names, err := filepath.Glob(filepath.Join(root, pattern))
-		if err != nil {
+// install installs packages with what they need.
+func install(packages []string) change {
+	return func(ctx context.Context, root string) error {
+		// Packages' services are not to be started here (/usr/share/doc/sysv-rc/README.policy-rc.d).
+		policy := filepath.Join(root, "usr/sbin/policy-rc.d")
+		if err := os.WriteFile(policy, []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
 			return err
 		}
-		for _, name := range names {
-			if err := os.RemoveAll(name); err != nil {
-				return err
-			}
+		if err := command(ctx, root, "/usr/bin/apt-get", "update"); err != nil {
+			return &UnavailableError{err.Error()}
 		}
+		// What a crash would lose is made again, so nothing has to reach the disk at once.
+		args := append([]string{"install", "-y", "--no-install-recommends", "-o", "Dpkg::Options::=--force-unsafe-io"}, packages...)
+		if err := command(ctx, root, "/usr/bin/apt-get", args...); err != nil {
+			return &UnavailableError{err.Error()}
+		}
+		return errors.Join(os.Remove(policy), clean(root))
 	}
-	return nil
+}
+
+func script(text string) change {
+	return func(ctx context.Context, root string) error { return command(ctx, root, "/bin/sh", "-ec", text) }
 }
 
 // command runs a program, inside root if that is not "".
@@ -191,6 +137,7 @@ func command(ctx context.Context, root, name string, args ...string) error {
 	if root != "" {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
 		cmd.Dir = "/"
+		cmd.Env = append(cmd.Env, "PATH="+debianPath)
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s %v: %w\n%s", name, args, err, out[max(0, len(out)-2000):])

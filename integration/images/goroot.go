@@ -44,9 +44,9 @@ func Goroot(ctx context.Context) (*Image, error) {
 			fromDir(root, "usr/local/go", "pkg"),
 			fromDir(root, "usr/local/go", "src"),
 			fromDir(root, "usr/local/go", rest...),
-			func(ctx context.Context, w *tar.Writer) error {
+			entries(func(ctx context.Context, w *tar.Writer) error {
 				return errors.Join(parents(w, "hello"), addTexts(w, 0o644, "hello/hello.go", hello), withProbe(program)(ctx, w))
-			},
+			}),
 		},
 		config: ocispec.ImageConfig{
 			Cmd: []string{"/usr/local/go/bin/go", "version"},

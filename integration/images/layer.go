@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -16,51 +17,85 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// layer writes the entries of one layer.
-type layer func(ctx context.Context, w *tar.Writer) error
+// layer becomes one layer of an image.
+type layer interface {
+	// write adds the blob to the layout dir.
+	write(ctx context.Context, dir string) (written, error)
+}
 
-// gzipLevel is what docker build and most registries' images have.
-const gzipLevel = 6
+// written is a layer as it lies in a layout.
+type written struct {
+	blob   ocispec.Descriptor
+	diffID digest.Digest
+}
 
-// writeLayers compresses all layers into the blobs of a layout, as many at once as there are processors.
+// entries is a layer that a function writes entry by entry. It is compressed as docker build and most registries' images are.
+type entries func(ctx context.Context, w *tar.Writer) error
+
+func (e entries) write(ctx context.Context, dir string) (written, error) {
+	return writeLayer(ctx, dir, e, 6)
+}
+
+// incompressible is like entries, for content on which gzip's time would be wasted.
+type incompressible func(ctx context.Context, w *tar.Writer) error
+
+func (e incompressible) write(ctx context.Context, dir string) (written, error) {
+	return writeLayer(ctx, dir, entries(e), gzip.NoCompression)
+}
+
+// reused is the lowest layer of another image: the same blob, not another copy of it where links are possible.
+type reused struct{ from *Image }
+
+func (r reused) write(_ context.Context, dir string) (written, error) {
+	var config ocispec.Image
+	if err := readJSON(r.from.blob(r.from.Manifest.Config.Digest), &config); err != nil {
+		return written{}, fmt.Errorf("layer of %s: %w", r.from.Dir, err)
+	}
+	l := written{blob: r.from.Manifest.Layers[0], diffID: config.RootFS.DiffIDs[0]}
+	return l, os.Link(r.from.blob(l.blob.Digest), blobPath(dir, l.blob.Digest))
+}
+
+// writeLayers makes all layers the blobs of a layout, as many at once as there are processors.
 func writeLayers(ctx context.Context, dir string, layers []layer) ([]ocispec.Descriptor, []digest.Digest, error) {
 	descs, diffIDs := make([]ocispec.Descriptor, len(layers)), make([]digest.Digest, len(layers))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, l := range layers {
-		g.Go(func() (err error) {
-			descs[i], diffIDs[i], err = writeLayer(ctx, dir, l)
+		g.Go(func() error {
+			done, err := l.write(ctx, dir)
+			descs[i], diffIDs[i] = done.blob, done.diffID
 			return err
 		})
 	}
 	return descs, diffIDs, g.Wait()
 }
 
-func writeLayer(ctx context.Context, dir string, l layer) (desc ocispec.Descriptor, diffID digest.Digest, err error) {
+func writeLayer(ctx context.Context, dir string, fill entries, level int) (l written, err error) {
 	f, err := os.CreateTemp(dir, "layer")
 	if err != nil {
-		return desc, "", err
+		return l, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	blob, content := sha256.New(), sha256.New()
 	size := &counter{}
-	zw, err := gzip.NewWriterLevel(io.MultiWriter(f, blob, size), gzipLevel)
+	zw, err := gzip.NewWriterLevel(io.MultiWriter(f, blob, size), level)
 	if err != nil {
-		return desc, "", err
+		return l, err
 	}
 	tw := tar.NewWriter(io.MultiWriter(zw, content))
-	if err := l(ctx, tw); err != nil {
-		return desc, "", err
+	if err := fill(ctx, tw); err != nil {
+		return l, err
 	}
 	if err := errors.Join(tw.Close(), zw.Close()); err != nil {
-		return desc, "", err
+		return l, err
 	}
-	desc = ocispec.Descriptor{
+	l.blob = ocispec.Descriptor{
 		MediaType: ocispec.MediaTypeImageLayerGzip,
 		Digest:    digest.NewDigest(digest.SHA256, blob),
 		Size:      size.n,
 	}
-	return desc, digest.NewDigest(digest.SHA256, content), os.Rename(f.Name(), blobPath(dir, desc.Digest))
+	l.diffID = digest.NewDigest(digest.SHA256, content)
+	return l, os.Rename(f.Name(), blobPath(dir, l.blob.Digest))
 }
 
 type counter struct{ n int64 }
@@ -71,7 +106,7 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // fromDir makes a layer of root/name... and everything below, in lexical order, as "prefix/name" and owned by root.
-func fromDir(root, prefix string, names ...string) layer {
+func fromDir(root, prefix string, names ...string) entries {
 	return func(ctx context.Context, w *tar.Writer) error {
 		if err := parents(w, prefix); err != nil {
 			return err

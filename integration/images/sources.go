@@ -10,6 +10,12 @@ var (
 	gorootSources embed.FS
 	//go:embed images.go layout.go layer.go base.go odd.go tree.go
 	oddSources embed.FS
-	//go:embed images.go layout.go layer.go base.go debian.go upper.go tree.go
+	//go:embed images.go layout.go layer.go base.go debianbase.go upper.go tree.go
+	debianBaseSources embed.FS
+	//go:embed images.go layout.go layer.go base.go debian.go debianbase.go upper.go tree.go
 	debianSources embed.FS
+	//go:embed images.go layout.go layer.go base.go synthetic.go tree.go
+	syntheticSources embed.FS
+	//go:embed images.go layout.go layer.go base.go weights.go
+	weightsSources embed.FS
 )

@@ -19,7 +19,7 @@ type tree struct {
 }
 
 // asLayer turns a function that fills a tree into a layer.
-func asLayer(dirs map[string]tar.Header, fill func(t *tree)) layer {
+func asLayer(dirs map[string]tar.Header, fill func(t *tree)) entries {
 	return func(_ context.Context, w *tar.Writer) error {
 		t := &tree{w: w, dirs: dirs, done: map[string]bool{".": true}}
 		fill(t)

@@ -17,7 +17,7 @@ import (
 
 // fromTree makes a layer of everything below root as it is, owners, devices, hard links and xattrs included. Root may be the upper folder
 // of an overlay mount: what that says in overlayfs's own way is said in the OCI image specification's.
-func fromTree(root string) layer {
+func fromTree(root string) entries {
 	return func(ctx context.Context, w *tar.Writer) error {
 		t := &treeWriter{w: w, root: root, names: make(map[inode]string)}
 		return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

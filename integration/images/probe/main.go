@@ -5,6 +5,13 @@
 //	probe walk [-data] [-out FILE] DIR...
 //	                          print one JSON object for each path under each DIR, sorted
 //	probe read FILE...        write the files to standard output
+//	probe sum [-want SUM] FILE...
+//	                          read the files one after another and print their checksum, or that they are right
+//	probe model read FILE     read the file from front to back and print its checksum
+//	probe model map FILE SEED N
+//	                          map the file, touch N random pages and print their checksum
+//
+// Checksums are CRC-32C, which processors compute faster than a file system reads, in eight hexadecimal digits.
 package main
 
 import (
@@ -26,7 +33,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("want hello, pause, walk or read")
+		return errors.New("want hello, pause, walk, read, sum or model")
 	}
 	switch args[0] {
 	case "hello":
@@ -38,6 +45,10 @@ func run(args []string) error {
 		return walk(args[1:])
 	case "read":
 		return read(args[1:])
+	case "sum":
+		return sumFiles(args[1:])
+	case "model":
+		return model(args[1:])
 	}
 	return fmt.Errorf("unknown command %q", args[0])
 }
