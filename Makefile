@@ -16,7 +16,7 @@ FUZZTIME  ?= 20s
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## out/containerd-sluice-grpc and out/ctr-remote
@@ -38,6 +38,24 @@ test-all: ## `make test` with the larger Debian images and the daemon under the 
 	CGO_ENABLED=1 SLUICE_TEST_ALL=1 SLUICE_RACE=1 go test -race -timeout 60m -count=1 ./...
 	CGO_ENABLED=1 go test -race -timeout 60m -count=1 -cpu 1 ./cache ./converter ./fs/... ./snapshotter
 	$(MAKE) fuzz
+
+# What the benchmark suite is told, as flags (integration/bench): regular expressions, a file of peers, a number.
+BENCH := go run ./integration/bench $(if $(ONLY),-only '$(ONLY)') $(if $(SYSTEMS),-systems '$(SYSTEMS)') $(if $(PEERS),-peers '$(PEERS)') \
+	$(if $(REPEAT),-repeat '$(REPEAT)') $(BENCHFLAGS)
+
+.PHONY: bench
+bench: ## the benchmark suite, an hour; out/bench has the report (ONLY= SYSTEMS= PEERS= REPEAT= BENCHFLAGS=)
+	.ci/install gcc libc6-dev debootstrap
+	$(BENCH)
+
+.PHONY: bench-quick
+bench-quick: ## three workloads on one link, in ten minutes
+	.ci/install gcc libc6-dev debootstrap
+	$(BENCH) -quick
+
+.PHONY: bench-compare
+bench-compare: ## compare the ratios of out/bench/report.json with those of OLD=report.json
+	$(BENCH) -compare '$(OLD)'
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (20s)

@@ -3,16 +3,20 @@ package stack
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 )
 
+// ErrNotReady is wrapped by the error for a container that ended with status 0 and without the line that was waited for.
+var ErrNotReady = errors.New("the container ended without having been ready")
+
 // RunReady runs a container as Run does, and calls then, once, as soon as the container has written the line that is ready, given
-// without its newline, to standard output. It is an error if the container ends without that line.
+// without its newline, to standard output. The error wraps ErrNotReady if the container ends without that line.
 func (n *Node) RunReady(ctx context.Context, c Container, ready string, then func()) (string, error) {
 	w := &watcher{line: ready, then: then}
 	err := n.run(ctx, c, w)
 	if err == nil && w.then != nil {
-		err = fmt.Errorf("the container ended without having been ready: no line %q in %q", ready, w.text.Bytes())
+		err = fmt.Errorf("%w: no line %q in %q", ErrNotReady, ready, w.text.Bytes())
 	}
 	return w.text.String(), err
 }

@@ -1,0 +1,106 @@
+package prepare
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-snapshotter/sluice/integration/bench/system"
+	"github.com/sluice-snapshotter/sluice/integration/checkout"
+	"github.com/sluice-snapshotter/sluice/integration/images"
+	"github.com/sluice-snapshotter/sluice/integration/stack"
+)
+
+// Profile is what a program needs of its image.
+type Profile struct {
+	Files []string `json:"files"` // that it opens, in order, as patterns of a prefetch list
+	Bytes int64    `json:"bytes"` // of their pages that it reads, compressed as an ordinary layer is
+}
+
+// profile returns what s needs, from the cache or from a run.
+func (m *Maker) profile(ctx context.Context, s Subject) (p Profile, err error) {
+	dir, err := checkout.Cache("images")
+	if err != nil {
+		return p, err
+	}
+	key := digest.FromString(fmt.Sprintf("%s %q", s.Image.Target.Digest, s.Args)).Encoded()[:16]
+	path := filepath.Join(dir, fmt.Sprintf("bench-%s-%s.json", s.Name, key))
+	text, err := os.ReadFile(path)
+	if err == nil {
+		return p, json.Unmarshal(text, &p)
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return p, err
+	}
+	m.Progress("recording what %s needs", s.Name)
+	if p, err = m.record(ctx, s); err != nil {
+		return p, fmt.Errorf("record: %w", err)
+	}
+	if text, err = json.Marshal(p); err != nil {
+		return p, err
+	}
+	return p, os.WriteFile(path, text, 0o644)
+}
+
+// record runs s on an unpacked copy that a recorder watches.
+func (m *Maker) record(ctx context.Context, s Subject) (p Profile, err error) {
+	n, err := stack.StartNode(ctx, stack.NodeOptions{})
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	ref := m.Ref(s.Name, system.Plain)
+	if err := n.Pull(ctx, stack.Container{Ref: ref}); err != nil {
+		return p, err
+	}
+	root, err := os.MkdirTemp("", "record")
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(root)) }()
+	if _, err := n.Ctr(ctx, "image", "mount", "--rw", "--platform", platform(s.Image), ref, root); err != nil {
+		return p, err
+	}
+	defer func() {
+		_, e := n.Ctr(ctx, "image", "unmount", "--rm", root)
+		err = errors.Join(err, e)
+	}()
+	flags, args, err := command(s)
+	if err != nil {
+		return p, err
+	}
+	run := func() error {
+		_, err := n.Run(ctx, stack.Container{Ref: root, Args: args, Flags: append(flags, "--rootfs")})
+		return err
+	}
+	return watch(root, run)
+}
+
+// command is what ctr takes from an image's configuration, for a container without an image.
+func command(s Subject) (flags, args []string, err error) {
+	text, err := os.ReadFile(filepath.Join(s.Image.Dir, ocispec.ImageBlobsDir, "sha256", s.Image.Manifest.Config.Digest.Encoded()))
+	if err != nil {
+		return nil, nil, err
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(text, &config); err != nil {
+		return nil, nil, err
+	}
+	for _, e := range config.Config.Env {
+		flags = append(flags, "--env", e)
+	}
+	if s.Args != nil {
+		return flags, s.Args, nil
+	}
+	return flags, append(config.Config.Entrypoint, config.Config.Cmd...), nil
+}
+
+func platform(im *images.Image) string {
+	return im.Target.Platform.OS + "/" + im.Target.Platform.Architecture
+}

@@ -1,0 +1,201 @@
+package report
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"image/png"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sluice-snapshotter/sluice/integration/bench/result"
+)
+
+// TestWrite looks at one report from all sides, because drawing takes long under -race.
+func TestWrite(t *testing.T) {
+	dir := t.TempDir()
+	if keep := os.Getenv("SLUICE_REPORT_SAMPLE"); keep != "" { // to look at
+		dir = keep
+	}
+	if err := Write(sample(), dir); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "report.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	t.Run("text", func(t *testing.T) { checkText(t, text) })
+	t.Run("failed rows have no figures", func(t *testing.T) { checkFailed(t, dir, text) })
+	t.Run("not ahead", func(t *testing.T) { checkNotAhead(t, text) })
+	t.Run("plots", func(t *testing.T) { checkPlots(t, dir, text) })
+	t.Run("same report, same bytes", func(t *testing.T) { checkSame(t, dir) })
+}
+
+func checkText(t *testing.T, text string) {
+	t.Helper()
+	for name, want := range map[string]string{
+		"date":                   "# Benchmarks, 2026-02-03\n",
+		"versions":               "| containerd | v2.4.2 |\n| runc | 1.4\\|x |\n",
+		"who is ahead":           "| redis | 4.00 | **1.00, 0.25×** | 5.00, 1.25× | – | 3.00, 0.75× |\n",
+		"totals, failed":         "| py\\|thon | 40.0 | **10.0, 0.25×** | 10.0, 0.25× | FAILED 1 of 3 | 20.0, 0.50× |\n",
+		"times":                  "| sluice | 0.500 (0.450–0.550) | 0.500 (0.450–0.550) | **1.00 (0.900–1.10)** | 0.25× | 0.500 | 2.00× |\n",
+		"no ratio to itself":     "| overlayfs | 2.00 (1.80–2.20) | 2.00 (1.80–2.20) | **4.00 (3.60–4.40)** | 1.00× | 0.500 | 8.00× |\n",
+		"failed row":             "| sluice zstd | FAILED 1 of 3: exit 1 \\| no space left |  |  |  |  |  |\n",
+		"costs":                  "| sluice | 12.0 (10.8–13.2) | 30 (27–33) | 90.0 | – | 6.00 | 0.100 (0.090–0.110) |",
+		"more is better":         "### sequential read, MB/s\n\nMore is better",
+		"throughput":             "| sluice | 900 (810–990), 0.90× | 500 (450–550), 1.00× |\n",
+		"steady failed":          "| peer\\|one | FAILED 3 of 3 | – |\n",
+		"steady reason":          "- peer\\|one, complete, cold: FAILED 3 of 3: mount: \\_\\_no\\_\\_\n",
+		"operations":             "### random 4 KiB read, operations/s\n",
+		"scaling sorted by X":    "| s | 1 | 10 | 100 |\n",
+		"scaling ratio":          "| sluice | 1.00 (0.900–1.10), 0.50× | 1.20 (1.08–1.32), 0.060× |",
+		"behind":                 "- cold/redis/10 ms, 100 MB/s/sluice esgz: 5.00 s; ahead: peer\\|one 3.00 s, overlayfs 4.00 s\n",
+		"behind by throughput":   "- steady/sequential read/complete, cold/sluice: 900 MB/s; ahead: overlayfs 1000 MB/s\n",
+		"a tie":                  "- steady/sequential read/complete, warm/sluice: 500 MB/s; ahead: overlayfs 500 MB/s (equal)\n",
+		"failed is not ahead":    "- cold/py\\|thon/10 ms, 100 MB/s/sluice zstd: FAILED 1 of 3: exit 1 \\| no space left\n",
+		"count of what is ahead": "## Not ahead\n\nSluice is ahead of all other systems in 10 rows; in 1 there is no other to compare with. In 5 rows",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s: no %q", name, want)
+		}
+	}
+}
+
+// The values of rows that failed are such that no other row has them.
+func checkFailed(t *testing.T, dir, text string) {
+	t.Helper()
+	for _, leak := range []string{"7777", "0.0078"} {
+		if strings.Contains(text, leak) {
+			t.Errorf("report.md shows a figure of a failed row: %s", leak)
+		}
+	}
+	for _, name := range glob(t, dir, "*.svg") {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte("7777")) {
+			t.Errorf("%s shows a figure of a failed row", name)
+		}
+	}
+}
+
+func checkNotAhead(t *testing.T, text string) {
+	t.Helper()
+	list := text[strings.Index(text, "## Not ahead"):]
+	for _, name := range []string{"redis/10 ms, 100 MB/s/sluice:", "random 4 KiB read", "find", "other machine"} {
+		if strings.Contains(list, name) {
+			t.Errorf("%s is in the list: %s", name, list)
+		}
+	}
+	if n := strings.Count(list, "\n- "); n != 5 {
+		t.Errorf("%d lines: %s", n, list)
+	}
+}
+
+func checkPlots(t *testing.T, dir, text string) {
+	t.Helper()
+	links := regexp.MustCompile(`\]\(([^)]+\.(?:svg|png))\)`).FindAllStringSubmatch(text, -1)
+	if len(links) != 2*7 {
+		t.Errorf("%d links", len(links))
+	}
+	linked := make(map[string]bool)
+	for _, m := range links {
+		linked[m[1]] = true
+		checkPlot(t, filepath.Join(dir, m[1]))
+	}
+	for _, name := range append(glob(t, dir, "*.svg"), glob(t, dir, "*.png")...) {
+		if !linked[filepath.Base(name)] {
+			t.Errorf("%s is not linked", name)
+		}
+	}
+	for _, name := range []string{"cold-10-ms-100-mb-s.svg", "cold-10-ms-100-mb-s-2.svg", "steady-throughput.png", "scaling-layers.svg"} {
+		if !linked[name] {
+			t.Errorf("no %s", name)
+		}
+	}
+}
+
+func checkPlot(t *testing.T, name string) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if filepath.Ext(name) == ".png" {
+		if picture, err := png.Decode(bytes.NewReader(b)); err != nil || picture.Bounds().Dx() != 1500 {
+			t.Errorf("%s: %v", name, err)
+		}
+		return
+	}
+	if !bytes.Contains(b, []byte("Liberation Sans,Arial")) || bytes.Contains(b, []byte("href=")) || bytes.Contains(b, []byte("NaN")) {
+		t.Errorf("%s does not stand for itself", name)
+	}
+	tokens := xml.NewDecoder(bytes.NewReader(b))
+	for err == nil {
+		_, err = tokens.Token()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Errorf("%s: %v", name, err)
+	}
+}
+
+func checkSame(t *testing.T, first string) {
+	t.Helper()
+	second := t.TempDir()
+	if err := Write(sample(), second); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range glob(t, first, "*") {
+		a, err := os.ReadFile(name)
+		b, err2 := os.ReadFile(filepath.Join(second, filepath.Base(name)))
+		if err != nil || err2 != nil || !bytes.Equal(a, b) {
+			t.Errorf("%s differs: %v, %v", name, err, err2)
+		}
+	}
+}
+
+func TestWriteFails(t *testing.T) {
+	if err := Write(sample(), filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func glob(t *testing.T, dir, pattern string) []string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%s: nothing there: %v", pattern, err)
+	}
+	return names
+}
+
+// Nothing to compare, nothing that succeeded, and zeros are reports too.
+func TestWriteWithLittle(t *testing.T) {
+	zero := scalingRow("layers", 1, "sluice", 0)
+	for name, rows := range map[string][]*result.Row{
+		"nothing": nil,
+		"failed": {
+			failed(coldRow("redis", slow, "sluice", leak), "no"), failed(scalingRow("layers", 1, "sluice", leak), "no"),
+			failed(steadyRow("find", "complete, cold", "sluice", result.Seconds, leak), "no"),
+		},
+		"zeros":        {zero, coldRow("redis", slow, "sluice", 0), steadyRow("find", "warm", "sluice", result.Rate, 0)},
+		"not measured": {{Section: result.Cold, Subject: "redis", Case: slow, System: "sluice"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := Write(&result.Report{Rows: rows}, dir); err != nil {
+				t.Fatal(err)
+			}
+			b, err := os.ReadFile(filepath.Join(dir, "report.md"))
+			if err != nil || bytes.Contains(b, []byte("7777")) || bytes.Contains(b, []byte("NaN")) {
+				t.Errorf("%v in\n%s", err, b)
+			}
+		})
+	}
+}

@@ -1,0 +1,111 @@
+package report
+
+import (
+	"github.com/sluice-snapshotter/sluice/integration/bench/result"
+)
+
+// steady writes the section for the use of mounts: plots per kind of measure, and a table per operation.
+func (d *document) steady() error {
+	rows := d.section(result.Steady)
+	if len(rows) == 0 {
+		return nil
+	}
+	d.printf("## Steady state\n\nOne operation on a mount, by the state of the mount and of the page cache.\n\n")
+	for _, kind := range []struct {
+		measure result.Measure
+		name    string
+		title   string
+	}{
+		{result.Throughput, "throughput", "throughput in MB/s"},
+		{result.Rate, "rate", "operations per second"},
+		{result.Seconds, "time", "seconds"},
+	} {
+		of := measuredBy(rows, kind.measure)
+		if len(of) == 0 {
+			continue
+		}
+		if err := d.plot(d.steadyFigure(of, kind.measure, kind.title), "steady", kind.name); err != nil {
+			return err
+		}
+	}
+	for _, operation := range distinct(rows, subject) {
+		d.operation(choose(rows, subject, operation))
+	}
+	return nil
+}
+
+// operation writes the table of the rows, which are those of one operation.
+func (d *document) operation(rows []*result.Row) {
+	m := mainOf(rows)
+	d.printf("### %s, %s\n\n", escape(rows[0].Subject), unitOf(m).name)
+	if m.More() {
+		d.printf("More is better: a ratio above 1 is faster than %s.\n\n", result.Baseline)
+	}
+	d.byCase(rows, m, distinct(rows, kase))
+	d.failures(rows)
+}
+
+// byCase is a table of m with a line per system and a column per case, with ratios.
+func (d *document) byCase(rows []*result.Row, m result.Measure, cases []string) {
+	head := []string{unitOf(m).name}
+	for _, c := range cases {
+		head = append(head, escape(c))
+	}
+	var lines [][]string
+	for _, name := range d.here(rows) {
+		cells := []string{escape(name)}
+		for _, c := range cases {
+			cells = append(cells, d.compared(find(rows, c, name), m))
+		}
+		lines = append(lines, cells)
+	}
+	d.table(head, lines)
+}
+
+// compared is a cell with the ratio to the baseline.
+func (d *document) compared(r *result.Row, m result.Measure) string {
+	switch {
+	case r == nil:
+		return none
+	case !r.OK():
+		return verdict(r)
+	}
+	text := cell(r, m)
+	if v, ok := d.report.Ratio(r, m); ok && r.System != result.Baseline {
+		text += ", " + times(v)
+	}
+	return text
+}
+
+// failures gives the reasons for the cells that say FAILED.
+func (d *document) failures(rows []*result.Row) {
+	found := false
+	for _, r := range rows {
+		if len(r.Failed) > 0 {
+			d.printf("- %s, %s: %s\n", escape(r.System), escape(r.Case), failure(r))
+			found = true
+		}
+	}
+	if found {
+		d.printf("\n")
+	}
+}
+
+// mainOf is the main measure of the rows of one subject. Rows that failed may lack it.
+func mainOf(rows []*result.Row) result.Measure {
+	if first := best(rows); first != nil {
+		return first.Main()
+	}
+	return rows[0].Main()
+}
+
+// measuredBy returns the rows whose subject is judged by m.
+func measuredBy(rows []*result.Row, m result.Measure) []*result.Row {
+	var of []*result.Row
+	for _, name := range distinct(rows, subject) {
+		if these := choose(rows, subject, name); mainOf(these) == m {
+			of = append(of, these...)
+		}
+	}
+	return of
+}

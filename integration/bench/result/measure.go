@@ -1,0 +1,47 @@
+package result
+
+import "slices"
+
+// Measure names a figure; its unit is the end of its name.
+type Measure string
+
+// The measures. A row has those that make sense for it.
+const (
+	Pull  Measure = "pull_s"  // from the request to pull until the image is there
+	Run   Measure = "run_s"   // from the request to create a container until it is ready
+	Total Measure = "total_s" // until ready; of several containers that start at once, the last one, while Pull and Run are their means
+	Local Measure = "local_s" // Run once more on the same node, when all is unpacked and in the page cache; the baseline's
+	All   Measure = "all_s"   // from the request to pull until nothing more came through the link; of one repetition
+
+	BytesReady    Measure = "ready_bytes" // at the link until ready
+	RequestsReady Measure = "ready_requests"
+	BytesAll      Measure = "all_bytes" // at the link in all; of one repetition
+	RequestsAll   Measure = "all_requests"
+
+	CPU        Measure = "cpu_s"            // of containerd and the snapshotter until ready, user and system
+	RSS        Measure = "rss_bytes"        // peak, of the process that unpacks or serves: the snapshotter, or containerd where it has none of its own
+	PageCache  Measure = "page_cache_bytes" // growth until ready, the machine's
+	Disk       Measure = "disk_bytes"       // below the node when its containers have ended
+	Seconds    Measure = "time_s"           // of one operation
+	Throughput Measure = "throughput_bytes_per_s"
+	Rate       Measure = "rate_per_s" // operations per second
+)
+
+// More says that a larger value is better.
+func (m Measure) More() bool { return m == Throughput || m == Rate }
+
+// Summary of the repetitions of a measure.
+type Summary struct {
+	N                int
+	Median, Min, Max float64
+}
+
+// Summarize returns the zero Summary for no values.
+func Summarize(values []float64) Summary {
+	n := len(values)
+	if n == 0 {
+		return Summary{}
+	}
+	s := slices.Sorted(slices.Values(values))
+	return Summary{N: n, Median: (s[(n-1)/2] + s[n/2]) / 2, Min: s[0], Max: s[n-1]}
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sluice-snapshotter/sluice/integration/bench/prepare"
+	"github.com/sluice-snapshotter/sluice/integration/bench/result"
+	"github.com/sluice-snapshotter/sluice/integration/bench/steady"
+	"github.com/sluice-snapshotter/sluice/integration/bench/system"
+	"github.com/sluice-snapshotter/sluice/integration/bench/workload"
+)
+
+// steadyWith is the workload in whose image files are read: it has large ones and many.
+const steadyWith = "torch"
+
+// steady reads files from every kind of mount.
+func (b *suite) steady(ctx context.Context) error {
+	o := steady.Options{
+		Repeat: b.repeat, Report: b.report, Progress: progress, Torch: true,
+		Want:    func(name string) bool { return b.only.matches(name) },
+		Systems: b.mounts(),
+	}
+	if !slices.ContainsFunc(steady.Names(), o.Want) {
+		return nil
+	}
+	for _, w := range workload.All() {
+		if w.Name != steadyWith {
+			continue
+		}
+		s, err := load(ctx, w)
+		if err != nil {
+			return err
+		}
+		return b.within(ctx, []subject{s}, func(m *prepare.Maker) error {
+			o.Registry, o.Ref = m.Registry, func(f system.Form) string { return m.Ref(s.Name, f) }
+			if err := steady.Run(ctx, o); err != nil {
+				return err
+			}
+			return b.save()
+		})
+	}
+	return nil
+}
+
+// mounts are the kinds of mounts that were chosen, and the peers without prefetch lists.
+func (b *suite) mounts() []steady.System {
+	var list []steady.System
+	for _, s := range steady.Systems() {
+		if s.Name == result.Baseline || b.systems.matches(s.Name) {
+			list = append(list, s)
+		}
+	}
+	for _, s := range b.rivals {
+		if !s.Own() && s.Name != result.Baseline && (s.Form == system.ESGZ || s.Convert != "") {
+			list = append(list, steady.System{System: s})
+		}
+	}
+	return list
+}

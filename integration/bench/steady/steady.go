@@ -1,0 +1,105 @@
+// Package steady measures what reading files costs once a container runs: on contents that are there, cold and warm, and on contents
+// that have to come first.
+//
+// Its cases, each for every operation:
+//
+//   - "first read": nothing of the image's contents is on the node, and only this operation asks for them. A system that unpacks
+//     images has everything on disk then, so for it this is a cold read.
+//   - "complete, cold": everything is on disk, and the page cache is empty.
+//   - "complete, warm": the same once more in the same container; the median of several times where it takes but milliseconds.
+//
+// Every operation of every case has a container of its own. What an operation read is compared with what it read in the first of the
+// systems: a system that reads something else has failed, however fast it was.
+package steady
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sluice-snapshotter/sluice/integration/bench/result"
+	"github.com/sluice-snapshotter/sluice/integration/bench/system"
+	"github.com/sluice-snapshotter/sluice/integration/stack"
+)
+
+// The cases.
+const (
+	FirstRead    = "first read"
+	CompleteCold = "complete, cold"
+	CompleteWarm = "complete, warm"
+)
+
+// Options of a run.
+type Options struct {
+	Registry *stack.Registry          // unshaped
+	Ref      func(system.Form) string // reference of the image in each form
+	Systems  []System                 // what they read is compared with what the first of them reads
+	Repeat   int                      // how often each row is measured
+	Want     func(name string) bool   // says which rows to measure, by name without the system: "steady/find/complete, cold"; nil means all
+	Report   *result.Report           // rows are appended to it before anything is measured
+	Progress func(format string, args ...any)
+	Large    string // path in the image of the file for operations on one; "" means the largest below /usr
+	Torch    bool   // the image can import torch
+}
+
+// System is one competitor.
+type System struct {
+	system.System // reads contents that are on the node
+
+	// First, if it is not the zero System, reads contents for the first time, where that needs another configuration: without
+	// fetching in the background.
+	First system.System
+}
+
+// Systems are the kinds of mounts: overlayfs, and Sluice with each setting of "mount", both with eStargz.
+func Systems() []System {
+	return []System{{System: system.Overlayfs}, mounted("erofs"), mounted("fuse")}
+}
+
+// mounted asks for one kind of mount and no other, so that a kernel that cannot do it makes rows that failed.
+func mounted(kind string) System {
+	name, toml := "sluice "+kind, fmt.Sprintf("mount = %q\n", kind)
+	return System{
+		System: system.Sluice(name, system.ESGZ, toml),
+		First:  system.Sluice(name, system.ESGZ, toml+"[fetch]\nbackground = false\n"),
+	}
+}
+
+// first is the system that reads contents for the first time.
+func (s System) first() system.System {
+	if s.First.Name == "" {
+		return s.System
+	}
+	return s.First
+}
+
+// Run measures, the systems in turn. Rows hold what went wrong with a system; the error is only about the machine, or ctx has ended.
+func Run(ctx context.Context, o Options) (err error) {
+	r := newRunner(o)
+	if len(r.rows) == 0 {
+		return nil
+	}
+	defer func() {
+		r.close()
+		r.explain(err)
+	}()
+	if r.box, err = newBox(ctx); err != nil {
+		return fmt.Errorf("steady state: %w", err)
+	}
+	defer func() { err = errors.Join(err, r.box.remove()) }()
+	for i := range o.Systems {
+		r.start(ctx, i)
+	}
+	r.survey(ctx)
+	for i := range o.Repeat {
+		r.repetition = i + 1
+		for _, op := range r.operations() {
+			r.complete(ctx, op)
+			r.first(ctx, op)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}

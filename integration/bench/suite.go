@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/sluice-snapshotter/sluice/integration/bench/prepare"
+	"github.com/sluice-snapshotter/sluice/integration/bench/report"
+	"github.com/sluice-snapshotter/sluice/integration/bench/result"
+	"github.com/sluice-snapshotter/sluice/integration/bench/start"
+	"github.com/sluice-snapshotter/sluice/integration/bench/system"
+	"github.com/sluice-snapshotter/sluice/integration/link"
+	"github.com/sluice-snapshotter/sluice/integration/stack"
+)
+
+// suite is one run.
+type suite struct {
+	settings
+	rivals []system.System // that were chosen, the baseline first
+	report *result.Report
+	kept   []*result.Row // from the report that was there
+}
+
+// newSuite builds what is measured, and finds out what there is.
+func newSuite(ctx context.Context, s settings) (*suite, error) {
+	b := &suite{settings: s}
+	all := system.Own()
+	if s.peers != "" {
+		there, absent, err := system.ReadPeers(s.peers)
+		if err != nil {
+			return nil, err
+		}
+		if len(absent) > 0 {
+			progress("going on without %q, whose programs are not here", absent)
+		}
+		all = append(all, there...)
+	}
+	for _, sys := range all {
+		if sys.Name == result.Baseline || s.systems.matches(sys.Name) {
+			b.rivals = append(b.rivals, sys)
+		}
+	}
+	if err := os.MkdirAll(s.out, 0o755); err != nil {
+		return nil, err
+	}
+	progress("building containerd, ctr, runc, the registry and Sluice, unless they are there (the first time takes minutes)")
+	setup, err := newSetup(ctx, s, b.rivals)
+	if err != nil {
+		return nil, err
+	}
+	b.report = &result.Report{Format: result.Format, Started: time.Now().UTC(), Setup: setup}
+	return b, b.keep()
+}
+
+// keep reads the rows of the report that is there, if they are to be added to.
+func (b *suite) keep() error {
+	if !b.add {
+		return nil
+	}
+	old, err := result.Read(b.file())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("-add: %w", err)
+	}
+	for name, version := range b.report.Setup.Versions {
+		if was, ok := old.Setup.Versions[name]; ok && was != version {
+			return fmt.Errorf("-add: the report in %s is of %s %s, this is %s: measure it all again", b.out, name, was, version)
+		}
+	}
+	for name, version := range old.Setup.Versions {
+		b.report.Setup.Versions[name] = version
+	}
+	b.report.Started, b.kept = old.Started, old.Rows
+	return nil
+}
+
+// addRows puts rows into the report, and the report to disk: an interruption loses the contest at work and no more.
+func (b *suite) addRows(rows []*result.Row) error {
+	b.report.Rows = append(b.report.Rows, rows...)
+	return b.save()
+}
+
+// save writes the report of what there is; without a time at which it was finished it says that it is not whole.
+func (b *suite) save() error {
+	whole := *b.report
+	whole.Rows = nil
+	for _, r := range b.kept {
+		if b.report.Find(r.Section, r.Subject, r.Case, r.System) == nil {
+			whole.Rows = append(whole.Rows, r)
+		}
+	}
+	whole.Rows = append(whole.Rows, b.report.Rows...)
+	return errors.Join(whole.Write(b.file()), report.Write(&whole, b.out))
+}
+
+// subject is an image in a registry of its own, and what runs in it.
+type subject struct {
+	prepare.Subject
+	ready, output string
+}
+
+// within calls use with a registry that has the subjects in every form.
+func (b *suite) within(ctx context.Context, subjects []subject, use func(m *prepare.Maker) error) (err error) {
+	reg, err := stack.StartMemoryRegistry(ctx, link.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reg.Close()) }()
+	m := &prepare.Maker{Registry: reg, Systems: b.rivals, Progress: progress}
+	for _, s := range subjects {
+		if err := m.Make(ctx, s.Subject); err != nil {
+			return err
+		}
+	}
+	return use(m)
+}
+
+// jobs are the containers of the subjects, in one form.
+func jobs(m *prepare.Maker, subjects []subject) func(system.Form) []start.Job {
+	return func(f system.Form) []start.Job {
+		var all []start.Job
+		for _, s := range subjects {
+			all = append(all, start.Job{
+				Ref: m.Ref(s.Name, f), Args: s.Args, Ready: s.ready, Output: s.output, Err: m.Missing(s.Name, f),
+			})
+		}
+		return all
+	}
+}
