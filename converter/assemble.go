@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // document is a JSON object of which only some fields are changed: all others, known or not, keep their bytes.
@@ -107,7 +108,7 @@ func (c *conversion) finish(desc ocispec.Descriptor, doc document) (ocispec.Desc
 }
 
 func (c *conversion) mediaType(mediaType string) string {
-	if c.opts.OCI {
+	if c.opts.OCI || c.opts.format() == toc.ZstdChunked {
 		return image.OCIType(mediaType)
 	}
 	return mediaType

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/converter"
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // spoil is a source whose blobs pass through change.
@@ -217,21 +218,23 @@ func manifestOf(l *layout, desc ocispec.Descriptor) ocispec.Manifest {
 }
 
 func TestCancelled(t *testing.T) {
-	for _, stage := range []converter.Stage{converter.Fetching, converter.Compressing, converter.Pushing} {
-		t.Run(string(stage), func(t *testing.T) {
-			src := newLayout(t)
-			src.tag(src.image(host, testLayer{tar: everything(t), compression: "gzip"}, testLayer{tar: tarOf(t, file("b", "b"))}))
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			o := converter.Options{Progress: func(p converter.Progress) {
-				if p.Stage == stage {
-					cancel()
+	for format := range formats {
+		for _, stage := range []converter.Stage{converter.Fetching, converter.Compressing, converter.Pushing} {
+			t.Run(string(format)+" "+string(stage), func(t *testing.T) {
+				src := newLayout(t)
+				src.tag(src.image(host, testLayer{tar: everything(t), compression: "gzip"}, testLayer{tar: tarOf(t, file("b", "b"))}))
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				o := converter.Options{Format: format, Progress: func(p converter.Progress) {
+					if p.Stage == stage {
+						cancel()
+					}
+				}}
+				if err := mustFail(t, ctx, src.source(), o); !errors.Is(err, context.Canceled) {
+					t.Error(err)
 				}
-			}}
-			if err := mustFail(t, ctx, src.source(), o); !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -289,6 +292,9 @@ func TestDiskFull(t *testing.T) {
 func TestOptions(t *testing.T) {
 	for name, o := range map[string]converter.Options{
 		"level": {CompressionLevel: new(10)}, "chunk size": {ChunkSize: 1 << 30}, "min chunk size": {MinChunkSize: -1},
+		"format": {Format: "tar"}, "zstd level 0": {Format: toc.ZstdChunked, CompressionLevel: new(0)},
+		"zstd level 23":                {Format: toc.ZstdChunked, CompressionLevel: new(23)},
+		"min chunk size, zstd:chunked": {Format: toc.ZstdChunked, MinChunkSize: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := o.Validate(); err == nil {

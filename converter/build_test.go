@@ -253,20 +253,15 @@ func (l *layout) parse(d digest.Digest, v any) {
 	}
 }
 
-// entriesOf reads a tar, compressed with gzip or not, into what it says about each path.
+// entriesOf reads a tar, compressed or not, into what it says about each path.
 func entriesOf(t testing.TB, raw []byte) map[string]entry {
 	t.Helper()
-	if bytes.HasPrefix(raw, []byte{0x1f, 0x8b}) {
-		zr, err := gzip.NewReader(bytes.NewReader(raw))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if raw, err = io.ReadAll(zr); err != nil {
-			t.Fatal(err)
-		}
+	plain, err := decompressed(raw)
+	if err != nil {
+		t.Fatal(err)
 	}
 	all := make(map[string]entry)
-	tr := tar.NewReader(bytes.NewReader(raw))
+	tr := tar.NewReader(bytes.NewReader(plain))
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -301,10 +296,22 @@ func closeOrFail(t testing.TB, c io.Closer) {
 	}
 }
 
+// decompressed is a blob without its gzip or zstd, if it has one.
 func decompressed(raw []byte) ([]byte, error) {
-	zr, err := gzip.NewReader(bytes.NewReader(raw))
-	if err != nil {
-		return nil, err
+	switch {
+	case bytes.HasPrefix(raw, []byte{0x1f, 0x8b}):
+		zr, err := gzip.NewReader(bytes.NewReader(raw))
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(zr)
+	case bytes.HasPrefix(raw, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		zr, err := zstd.NewReader(bytes.NewReader(raw))
+		if err != nil {
+			return nil, err
+		}
+		defer zr.Close()
+		return io.ReadAll(zr)
 	}
-	return io.ReadAll(zr)
+	return raw, nil
 }

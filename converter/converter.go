@@ -1,5 +1,5 @@
-// Package converter rewrites ordinary container images into lazily pullable ones: every layer becomes eStargz, and
-// configurations, manifests and indexes are changed just as much as that needs.
+// Package converter rewrites ordinary container images into lazily pullable ones: every layer becomes eStargz or
+// zstd:chunked, and configurations, manifests and indexes are changed just as much as that needs.
 //
 // What Convert guarantees: the unpacked tree of a converted layer is the source's; the same source and options give
 // the same digests, on any number of cores; whatever is not converted passes through byte by byte; and the target's
@@ -26,25 +26,31 @@ import (
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
 	"github.com/sluice-snapshotter/sluice/converter/prefetch"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // Options say how to convert. The zero value converts the host's platform to eStargz with the format's defaults.
 type Options struct {
 	Selection image.Selection
-	// OCI turns Docker's media types into OCI's. Without it each image keeps its own.
+	// Format is what layers become; "" means toc.EStargz.
+	Format toc.Format
+	// OCI turns Docker's media types into OCI's. Without it each image keeps its own, except with toc.ZstdChunked: Docker's
+	// manifests have no type for zstd, so those images become OCI's always.
 	OCI bool
-	// Reuse keeps layers that are lazy already and whose TOC is the annotated one.
+	// Reuse keeps layers that are lazy already, in whichever format, and whose TOC is the annotated one.
 	Reuse bool
 	// Prefetch lists the files that come first in their layers.
 	Prefetch prefetch.List
 	// FailOnMissing makes a line of the prefetch list that names nothing in an image an error.
 	FailOnMissing bool
 
-	// CompressionLevel is gzip's, 0 (stored) to 9. nil means 9, as with stargz-snapshotter.
+	// CompressionLevel is gzip's, 0 (stored) to 9, or, with toc.ZstdChunked, zstd's, 1 to 22, of which the encoder tells four
+	// apart (1, 3, 6, 10). nil means 9 and 3, as with stargz-snapshotter.
 	CompressionLevel *int
 	// ChunkSize is the most uncompressed bytes of a file in one chunk; 0 means the format's 4 MiB.
 	ChunkSize int
-	// MinChunkSize is the least bytes in one gzip stream, so that small files share one; 0 gives each its own.
+	// MinChunkSize is the least bytes in one gzip stream, so that small files share one; 0 gives each its own. Only
+	// toc.EStargz has it: other readers of zstd:chunked expect one chunk in a frame.
 	MinChunkSize int
 
 	// Parallel is how many layers are converted at once; 0 means one per core, at most 4.
@@ -60,15 +66,27 @@ func (o Options) parallel() int {
 	return min(runtime.GOMAXPROCS(0), 4)
 }
 
+func (o Options) format() toc.Format {
+	if o.Format == "" {
+		return toc.EStargz
+	}
+	return o.Format
+}
+
 // Validate says what is wrong with the options, if anything.
 func (o Options) Validate() error {
+	level, ok := levelsOf[o.format()]
 	switch {
-	case o.CompressionLevel != nil && (*o.CompressionLevel < 0 || *o.CompressionLevel > 9):
-		return fmt.Errorf("compression level %d: not from 0 to 9", *o.CompressionLevel)
+	case !ok:
+		return fmt.Errorf("format %q: not one that can be written", o.Format)
+	case o.CompressionLevel != nil && (*o.CompressionLevel < level.least || *o.CompressionLevel > level.most):
+		return fmt.Errorf("compression level %d: not from %d to %d", *o.CompressionLevel, level.least, level.most)
 	case o.ChunkSize < 0 || o.ChunkSize > maxChunkSize:
 		return fmt.Errorf("chunk size %d: not from 0 to %d", o.ChunkSize, maxChunkSize)
 	case o.MinChunkSize < 0 || o.MinChunkSize > maxChunkSize:
 		return fmt.Errorf("minimal chunk size %d: not from 0 to %d", o.MinChunkSize, maxChunkSize)
+	case o.MinChunkSize > 0 && o.format() != toc.EStargz:
+		return fmt.Errorf("minimal chunk size %d: %s has none", o.MinChunkSize, o.format())
 	}
 	return nil
 }

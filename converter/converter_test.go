@@ -1,6 +1,7 @@
 package converter_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -17,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
 	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -24,6 +26,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
 	"github.com/sluice-snapshotter/sluice/converter/prefetch"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 var host = platforms.DefaultSpec()
@@ -51,32 +54,44 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func TestTreeIsTheSame(t *testing.T) {
-	for _, compression := range []string{"gzip", "zstd", ""} {
-		t.Run("from "+compression, func(t *testing.T) {
-			src := newLayout(t)
-			plain := everything(t)
-			src.tag(src.image(host, testLayer{tar: plain, compression: compression}))
-			out, report := convertTo(t, src.source(), converter.Options{ChunkSize: 64 << 10})
+// formats are those that can be written, with what each adds to the tar of everything.
+var formats = map[toc.Format][]string{
+	toc.EStargz:     {"/" + estargz.TOCTarName, "/" + estargz.NoPrefetchLandmark},
+	toc.ZstdChunked: {"/" + estargz.NoPrefetchLandmark},
+}
 
-			blob := out.read(report.Layers[0].Target)
-			got, want := entriesOf(t, blob), entriesOf(t, plain)
-			for _, extra := range []string{"/" + estargz.TOCTarName, "/" + estargz.NoPrefetchLandmark} {
-				if _, ok := got[extra]; !ok {
-					t.Errorf("%s is missing", extra)
-				}
-				delete(got, extra)
-			}
-			for name, w := range want {
-				if g, ok := got[name]; !ok || !reflect.DeepEqual(g, w) {
-					t.Errorf("%s: got %+v, want %+v", name, g, w)
-				}
-				delete(got, name)
-			}
-			if len(got) > 0 {
-				t.Errorf("entries that the source has not: %v", got)
-			}
-		})
+func TestTreeIsTheSame(t *testing.T) {
+	for format, added := range formats {
+		for _, compression := range []string{"gzip", "zstd", ""} {
+			t.Run("from "+compression+" to "+string(format), func(t *testing.T) {
+				src := newLayout(t)
+				plain := everything(t)
+				src.tag(src.image(host, testLayer{tar: plain, compression: compression}))
+				out, report := convertTo(t, src.source(), converter.Options{Format: format, ChunkSize: 64 << 10})
+				sameEntries(t, out.read(report.Layers[0].Target), plain, added)
+			})
+		}
+	}
+}
+
+// sameEntries compares a converted tar with the source's.
+func sameEntries(t *testing.T, blob, plain []byte, added []string) {
+	t.Helper()
+	got, want := entriesOf(t, blob), entriesOf(t, plain)
+	for _, extra := range added {
+		if _, ok := got[extra]; !ok {
+			t.Errorf("%s is missing", extra)
+		}
+		delete(got, extra)
+	}
+	for name, w := range want {
+		if g, ok := got[name]; !ok || !reflect.DeepEqual(g, w) {
+			t.Errorf("%s: got %+v, want %+v", name, g, w)
+		}
+		delete(got, name)
+	}
+	if len(got) > 0 {
+		t.Errorf("entries that the source has not: %v", got)
 	}
 }
 
@@ -107,13 +122,17 @@ func TestEstargzLibraryAgrees(t *testing.T) {
 		"default":        {ChunkSize: 64 << 10},
 		"min chunk size": {ChunkSize: 64 << 10, MinChunkSize: 100 << 10},
 		"stored":         {CompressionLevel: new(0)},
+		"zstd:chunked":   {Format: toc.ZstdChunked, ChunkSize: 64 << 10},
+		"zstd, fast":     {Format: toc.ZstdChunked, CompressionLevel: new(1)},
+		"zstd, best":     {Format: toc.ZstdChunked, CompressionLevel: new(22)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			src := newLayout(t)
 			src.tag(src.image(host, testLayer{tar: everything(t), compression: "gzip"}))
 			out, report := convertTo(t, src.source(), o)
 			blob := out.read(report.Layers[0].Target)
-			r, err := estargz.Open(io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))))
+			r, err := estargz.Open(io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))),
+				estargz.WithDecompressors(new(zstdchunked.Decompressor)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,16 +165,27 @@ func TestEstargzLibraryAgrees(t *testing.T) {
 }
 
 func TestSameDigestsEverywhere(t *testing.T) {
+	for format := range formats {
+		t.Run(string(format), func(t *testing.T) { testSameDigests(t, format) })
+	}
+}
+
+func testSameDigests(t *testing.T, format toc.Format) {
 	src := newLayout(t)
+	var many []entry
+	for i := range 1500 { // a TOC of several of zstd's blocks
+		many = append(many, node(tar.TypeSymlink, fmt.Sprintf("many/%d", i), fmt.Sprint(i*i)))
+	}
 	var index ocispec.Index
 	for _, arch := range []string{"amd64", "arm64"} {
 		p := ocispec.Platform{OS: "linux", Architecture: arch}
 		index.Manifests = append(index.Manifests, src.image(p,
 			testLayer{tar: everything(t), compression: "gzip"},
+			testLayer{tar: tarOf(t, many...), compression: "gzip"},
 			testLayer{tar: tarOf(t, file("arch", arch)), compression: "zstd"}))
 	}
 	src.tag(src.json(ocispec.MediaTypeImageIndex, index))
-	o := converter.Options{Selection: image.Selection{All: true}, ChunkSize: 10000}
+	o := converter.Options{Selection: image.Selection{All: true}, ChunkSize: 10000, Format: format}
 
 	_, want := convertTo(t, src.source(), o)
 	for _, procs := range []int{1, 2, 5} {
@@ -196,6 +226,18 @@ func TestSameDigestsEverywhere(t *testing.T) {
 	if _, got = convertTo(t, from, o); got.Digest != want.Digest {
 		t.Errorf("converted twice: %s, want %s", got.Digest, want.Digest)
 	}
+
+	// By way of the other format.
+	for o.Format = range formats {
+		if o.Format != format {
+			break
+		}
+	}
+	other, _ := convertTo(t, from, o)
+	o.Format = format
+	if _, got = convertTo(t, other.source(), o); got.Digest != want.Digest {
+		t.Errorf("by way of the other format: %s, want %s", got.Digest, want.Digest)
+	}
 }
 
 func TestDocumentsAreKept(t *testing.T) {
@@ -208,16 +250,18 @@ func TestDocumentsAreKept(t *testing.T) {
 	src.tag(src.imageAs(images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2Config, host, plain, foreign))
 	for _, tt := range []struct {
 		name                            string
-		oci                             bool
+		opts                            converter.Options
 		manifest, config, layer, second string
 	}{
-		{"docker", false, images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2Config,
+		{"docker", converter.Options{}, images.MediaTypeDockerSchema2Manifest, images.MediaTypeDockerSchema2Config,
 			images.MediaTypeDockerSchema2LayerGzip, images.MediaTypeDockerSchema2LayerForeign},
-		{"oci", true, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig,
+		{"oci", converter.Options{OCI: true}, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig,
 			ocispec.MediaTypeImageLayerGzip, "application/vnd.oci.image.layer.nondistributable.v1.tar"},
+		{"zstd:chunked", converter.Options{Format: toc.ZstdChunked}, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig,
+			ocispec.MediaTypeImageLayerZstd, "application/vnd.oci.image.layer.nondistributable.v1.tar"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			out, report := convertTo(t, src.source(), converter.Options{OCI: tt.oci})
+			out, report := convertTo(t, src.source(), tt.opts)
 			var m ocispec.Manifest
 			out.parse(report.Digest, &m)
 			if m.MediaType != tt.manifest || m.Config.MediaType != tt.config || m.Layers[0].MediaType != tt.layer || m.Layers[1].MediaType != tt.second {
@@ -244,7 +288,7 @@ func checkConfig(t *testing.T, out *layout, m ocispec.Manifest, layers ...testLa
 		if images.IsNonDistributable(l.MediaType) {
 			// copied as it is
 		} else {
-			want = digest.FromBytes(gunzip(t, out.read(l.Digest)))
+			want = digest.FromBytes(unpacked(t, out.read(l.Digest)))
 		}
 		if config.RootFS.DiffIDs[i] != want {
 			t.Errorf("layer %d: diffID %s, content is %s", i, config.RootFS.DiffIDs[i], want)
@@ -368,22 +412,45 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
+// TestNoContent has a layer of names alone be a few streams, not one for each, with a temporary file and an encoder for each.
+func TestNoContent(t *testing.T) {
+	var links []entry
+	for i := range 2000 {
+		links = append(links, node(tar.TypeSymlink, fmt.Sprintf("links/%d", i), "x"))
+	}
+	src := newLayout(t)
+	src.tag(src.image(host, testLayer{tar: tarOf(t, links...)}))
+	for format, magic := range map[toc.Format]string{toc.EStargz: "\x1f\x8b\x08", toc.ZstdChunked: "\x28\xb5\x2f\xfd"} {
+		out, report := convertTo(t, src.source(), converter.Options{Format: format})
+		if n := bytes.Count(out.read(report.Layers[0].Target), []byte(magic)); n > 10 {
+			t.Errorf("%s: %d streams", format, n)
+		}
+	}
+}
+
 func TestReuse(t *testing.T) {
 	src := newLayout(t)
 	src.tag(src.image(host, testLayer{tar: everything(t), compression: "gzip"}))
-	lazy, first := convertTo(t, src.source(), converter.Options{})
-	_, second := convertTo(t, lazy.source(), converter.Options{Reuse: true, CompressionLevel: new(1)})
-	if second.Digest != first.Digest || second.Layers[0].Action != converter.Reused || second.Layers[0].Files != first.Layers[0].Files {
-		t.Errorf("reused: %+v", second.Layers[0])
-	}
-	// A layer whose annotation is not its TOC's digest is not what it says, and built anew.
-	var m ocispec.Manifest
-	lazy.parse(first.Digest, &m)
-	m.Layers[0].Annotations[estargz.TOCJSONDigestAnnotation] = digest.FromString("other").String()
-	lazy.tag(lazy.json(ocispec.MediaTypeImageManifest, m))
-	_, third := convertTo(t, lazy.source(), converter.Options{Reuse: true})
-	if third.Layers[0].Action != converter.Converted || third.Layers[0].Target != first.Layers[0].Target {
-		t.Errorf("with a wrong annotation: %+v", third.Layers[0])
+	for format := range formats {
+		t.Run(string(format), func(t *testing.T) {
+			lazy, first := convertTo(t, src.source(), converter.Options{Format: format})
+			for wanted := range formats { // a lazy layer stays, whichever format is wanted
+				_, second := convertTo(t, lazy.source(), converter.Options{Format: wanted, Reuse: true, CompressionLevel: new(1)})
+				l := second.Layers[0]
+				if second.Digest != first.Digest || l.Action != converter.Reused || l.Files != first.Layers[0].Files || l.Format != string(format) {
+					t.Errorf("reused: %+v", l)
+				}
+			}
+			// A layer whose annotation is not its TOC's digest is not what it says, and built anew.
+			var m ocispec.Manifest
+			lazy.parse(first.Digest, &m)
+			m.Layers[0].Annotations[estargz.TOCJSONDigestAnnotation] = digest.FromString("other").String()
+			lazy.tag(lazy.json(ocispec.MediaTypeImageManifest, m))
+			_, third := convertTo(t, lazy.source(), converter.Options{Format: format, Reuse: true})
+			if third.Layers[0].Action != converter.Converted || third.Layers[0].Target != first.Layers[0].Target {
+				t.Errorf("with a wrong annotation: %+v", third.Layers[0])
+			}
+		})
 	}
 }
 
@@ -402,7 +469,7 @@ func TestReportIsJSON(t *testing.T) {
 	}
 }
 
-func gunzip(t testing.TB, raw []byte) []byte {
+func unpacked(t testing.TB, raw []byte) []byte {
 	t.Helper()
 	plain, err := decompressed(raw)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"time"
 
@@ -119,7 +120,7 @@ func (c *conversion) push(ctx context.Context, desc ocispec.Descriptor, open end
 	return nil
 }
 
-// build makes the eStargz blob of a spooled tar, in a temporary file, and sets the layer's target and diffID.
+// build makes the lazy blob of a spooled tar, in a temporary file, and sets the layer's target and diffID.
 func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.File, retErr error) {
 	defer func() {
 		if cause := context.Cause(ctx); retErr != nil && cause != nil {
@@ -130,9 +131,11 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 	picked, hits := c.opts.Prefetch.Match(sp.names)
 	l.hits = hits
 	tar := io.NewSectionReader(&cancelReaderAt{ctx, sp.file}, 0, sp.size)
-	built, err := estargz.Build(tar, c.estargzOptions(sp, picked, &l.skipped)...)
+	packing := newCompression(c.opts, sp.times)
+	options := append(c.estargzOptions(sp, picked, &l.skipped), estargz.WithCompression(packing))
+	built, err := estargz.Build(tar, options...)
 	if err != nil {
-		return nil, fmt.Errorf("build eStargz: %w", err)
+		return nil, fmt.Errorf("build %s: %w", c.opts.format(), err)
 	}
 	out, err := tempFile()
 	if err != nil {
@@ -147,7 +150,7 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 	_, _ = io.Copy(io.Discard, built)
 	if err != nil {
 		out.Close()
-		return nil, fmt.Errorf("write eStargz: %w", err)
+		return nil, fmt.Errorf("write %s: %w", c.opts.format(), err)
 	}
 	size, err := built.UncompressedSize()
 	if err != nil {
@@ -156,7 +159,7 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 	}
 	l.diffID = built.DiffID()
 	l.target = ocispec.Descriptor{
-		MediaType: image.GzipLayerType(l.source.MediaType),
+		MediaType: c.layerType(l.source.MediaType),
 		Digest:    digest.NewDigest(digest.SHA256, hash),
 		Size:      n,
 	}
@@ -164,13 +167,25 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 		estargz.TOCJSONDigestAnnotation:         built.TOCDigest().String(),
 		estargz.StoreUncompressedSizeAnnotation: fmt.Sprint(size),
 	}
+	maps.Copy(l.annotations, packing.annotations)
 	return out, nil
 }
 
+// layerType is the media type of a layer of mediaType after it has been converted.
+func (c *conversion) layerType(mediaType string) string {
+	if c.opts.format() == toc.ZstdChunked {
+		return ocispec.MediaTypeImageLayerZstd
+	}
+	return image.GzipLayerType(mediaType)
+}
+
 func (c *conversion) estargzOptions(sp *spooled, picked []string, skipped *[]string) []estargz.Option {
+	parts := workers
+	if sp.content < workers {
+		parts = 1 // where a part would have less than a byte, estargz gives each entry its own, with a file and an encoder
+	}
 	return []estargz.Option{
-		estargz.WithCompression(newCompression(c.opts.CompressionLevel, sp.times)),
-		estargz.WithParallelism(workers),
+		estargz.WithParallelism(parts),
 		estargz.WithChunkSize(c.opts.ChunkSize),
 		estargz.WithMinChunkSize(c.opts.MinChunkSize),
 		estargz.WithPrioritizedFiles(picked),
@@ -178,7 +193,8 @@ func (c *conversion) estargzOptions(sp *spooled, picked []string, skipped *[]str
 	}
 }
 
-// describe reads the new blob as the snapshotter will: what it would refuse must not leave this package.
+// describe reads the new blob as the snapshotter will, with the digest that it prefers of the two that zstd:chunked has:
+// what it would refuse must not leave this package.
 func (l *layer) describe(blob io.ReaderAt) error {
 	t, err := toc.Read(blob, l.target.Size, digest.Digest(l.annotations[estargz.TOCJSONDigestAnnotation]))
 	if err != nil {

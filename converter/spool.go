@@ -143,20 +143,22 @@ func dense(h *tar.Header) {
 
 // entries is what is to be known of the entries of a tar. Names are clean and without leading slash.
 type entries struct {
-	names  []string // in order
-	known  map[string]bool
-	linked map[string]bool      // targets of hard links
-	times  map[string]time.Time // of modification, where it is not a whole second
+	names   []string             // in order
+	known   map[string]int64     // sizes
+	linked  map[string]bool      // targets of hard links
+	times   map[string]time.Time // of modification, where it is not a whole second
+	content int64                // bytes of all files, each name's last
 }
 
 func newEntries() *entries {
-	return &entries{known: map[string]bool{}, linked: map[string]bool{}, times: map[string]time.Time{}}
+	return &entries{known: map[string]int64{}, linked: map[string]bool{}, times: map[string]time.Time{}}
 }
 
 // add refuses the one thing that estargz, which keeps the last entry of a name only, would turn into another tree.
 func (e *entries) add(h *tar.Header) error {
 	name := cleanName(h.Name)
-	if e.known[name] && e.linked[name] {
+	before, known := e.known[name]
+	if known && e.linked[name] {
 		return fmt.Errorf("tar entry %q: replaces a file that hard links were made to", h.Name)
 	}
 	if h.Typeflag == tar.TypeLink {
@@ -167,10 +169,11 @@ func (e *entries) add(h *tar.Header) error {
 	} else {
 		delete(e.times, name)
 	}
-	if !e.known[name] {
-		e.known[name] = true
+	if !known {
 		e.names = append(e.names, name)
 	}
+	e.known[name] = h.Size
+	e.content += h.Size - before
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/converter"
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/prefetch"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 func convertCommand() *cli.Command {
@@ -30,12 +31,15 @@ Neither containerd nor root is needed, except for containerd:. Temporary files g
 
 func convertFlags() []cli.Flag {
 	flags := []cli.Flag{
-		&cli.BoolFlag{Name: "estargz", Usage: "convert to eStargz, which is the only format", Value: true},
+		&cli.BoolFlag{Name: "estargz", Usage: "convert to eStargz", Value: true},
+		&cli.BoolFlag{Name: "zstdchunked", Usage: "convert to zstd:chunked instead; implies --oci"},
 		&cli.BoolFlag{Name: "oci", Usage: "turn Docker's media types into OCI's"},
-		&cli.BoolFlag{Name: "reuse", Usage: "keep layers that are lazy already"},
+		&cli.BoolFlag{Name: "reuse", Usage: "keep layers that are lazy already, in either format"},
 		&cli.IntFlag{Name: "estargz-compression-level", Usage: "gzip `LEVEL`, 0 to 9", Value: 9},
 		&cli.IntFlag{Name: "estargz-chunk-size", Usage: "most `BYTES` of a file in one chunk (default: 4 MiB)"},
 		&cli.IntFlag{Name: "estargz-min-chunk-size", Usage: "least `BYTES` in one gzip stream (default: none)"},
+		&cli.IntFlag{Name: "zstdchunked-compression-level", Usage: "zstd `LEVEL`, 1 to 22", Value: 3},
+		&cli.IntFlag{Name: "zstdchunked-chunk-size", Usage: "most `BYTES` of a file in one chunk (default: 4 MiB)"},
 		&cli.StringFlag{Name: "prefetch-list", Usage: "`FILE` of paths and globs, one a line, that come first"},
 		&cli.BoolFlag{Name: "fail-on-missing", Usage: "fail when a path of the prefetch list is not in the image"},
 		&cli.BoolFlag{Name: "in-place", Usage: "allow DST to be SRC"},
@@ -50,13 +54,11 @@ func convertOptions(c *cli.Context) (converter.Options, error) {
 	if err != nil {
 		return converter.Options{}, err
 	}
-	level := c.Int("estargz-compression-level")
 	o := converter.Options{
 		Selection: sel, OCI: c.Bool("oci"), Reuse: c.Bool("reuse"), FailOnMissing: c.Bool("fail-on-missing"),
-		CompressionLevel: &level, ChunkSize: c.Int("estargz-chunk-size"), MinChunkSize: c.Int("estargz-min-chunk-size"),
 	}
-	if !c.Bool("estargz") {
-		return o, usagef("--estargz=false: there is no other format")
+	if err := setFormat(c, &o); err != nil {
+		return o, err
 	}
 	if err := o.Validate(); err != nil {
 		return o, usageError{err}
@@ -70,6 +72,29 @@ func convertOptions(c *cli.Context) (converter.Options, error) {
 		err = usagef("--fail-on-missing: there is no --prefetch-list")
 	}
 	return o, err
+}
+
+// setFormat sets what the flags of one format say, and refuses those of the other: they would do nothing.
+func setFormat(c *cli.Context, o *converter.Options) error {
+	chosen, other, why := "estargz", "zstdchunked", "needs --zstdchunked"
+	if c.Bool(other) {
+		chosen, other, why = other, chosen, "excludes --zstdchunked"
+		o.Format = toc.ZstdChunked
+	}
+	if !c.Bool(chosen) {
+		return usagef("--estargz=false: the only other format is --zstdchunked")
+	}
+	for _, name := range c.LocalFlagNames() { // those that were given
+		if name == other && c.Bool(name) || strings.HasPrefix(name, other+"-") {
+			return usagef("--%s: %s", name, why)
+		}
+	}
+	level := c.Int(chosen + "-compression-level")
+	o.CompressionLevel, o.ChunkSize = &level, c.Int(chosen+"-chunk-size")
+	if chosen == "estargz" {
+		o.MinChunkSize = c.Int("estargz-min-chunk-size")
+	}
+	return nil
 }
 
 func convert(c *cli.Context) error {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
@@ -41,7 +42,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// mkimage DIR [MEDIATYPE] makes a layout with one image of two layers; the second may have another media type.
+// mkimage DIR [MEDIATYPE|docker] makes a layout with one image of two layers; the second may have another media type, or all
+// documents Docker's.
 func mkimage(ts *testscript.TestScript, _ bool, args []string) {
 	dst, err := endpoint.NewLayoutTarget(ts.MkAbs(args[0]), "")
 	ts.Check(err)
@@ -53,9 +55,15 @@ func mkimage(ts *testscript.TestScript, _ bool, args []string) {
 	config := ocispec.Image{Platform: platforms.DefaultSpec()}
 	config.RootFS.Type = "layers"
 	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest}
+	configType, layerType := ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageLayerGzip
+	if len(args) > 1 && args[1] == "docker" {
+		args = args[:1]
+		m.SchemaVersion, m.MediaType = 2, images.MediaTypeDockerSchema2Manifest
+		configType, layerType = images.MediaTypeDockerSchema2Config, images.MediaTypeDockerSchema2LayerGzip
+	}
 	for i, name := range []string{"etc/one", "etc/two"} {
 		plain, packed := layer(ts, name)
-		mediaType := ocispec.MediaTypeImageLayerGzip
+		mediaType := layerType
 		if i == 1 && len(args) > 1 {
 			mediaType = args[1]
 		}
@@ -64,7 +72,7 @@ func mkimage(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	raw, err := json.Marshal(config)
 	ts.Check(err)
-	m.Config = put(ocispec.MediaTypeImageConfig, raw)
+	m.Config = put(configType, raw)
 	raw, err = json.Marshal(m)
 	ts.Check(err)
 	root := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}

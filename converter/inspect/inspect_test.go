@@ -133,6 +133,7 @@ func verifyOne(t *testing.T, src endpoint.Source) inspect.Result {
 func TestVerify(t *testing.T) {
 	for name, o := range map[string]converter.Options{
 		"small chunks": {ChunkSize: 1000}, "shared streams": {ChunkSize: 1000, MinChunkSize: 5000}, "default": {},
+		"zstd:chunked": {Format: toc.ZstdChunked, ChunkSize: 1000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := lazyLayout(t, o)
@@ -154,7 +155,7 @@ type flip struct {
 
 func (f flip) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	r, err := f.Source.Fetch(ctx, desc)
-	if err != nil || desc.MediaType != ocispec.MediaTypeImageLayerGzip {
+	if err != nil || image.Compression(desc.MediaType) == "" {
 		return r, err
 	}
 	defer r.Close()
@@ -180,11 +181,16 @@ func (f flip) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (endpoint.R
 
 // TestVerifyFindsEveryFlippedByte needs no chunk to be hit: the blob's own digest covers all of it.
 func TestVerifyFindsEveryFlippedByte(t *testing.T) {
-	dir := lazyLayout(t, converter.Options{ChunkSize: 5000, CompressionLevel: new(0)})
-	for i := range int64(40) {
-		r := verifyOne(t, flip{open(t, dir, "lazy"), func(size int64) int64 { return i * (size - 1) / 39 }})
-		if r.Err == nil {
-			t.Errorf("byte at %d/39 of the blob: not noticed", i)
+	for name, o := range map[string]converter.Options{
+		"estargz":      {ChunkSize: 5000, CompressionLevel: new(0)},
+		"zstd:chunked": {ChunkSize: 5000, Format: toc.ZstdChunked},
+	} {
+		dir := lazyLayout(t, o)
+		for i := range int64(40) {
+			r := verifyOne(t, flip{open(t, dir, "lazy"), func(size int64) int64 { return i * (size - 1) / 39 }})
+			if r.Err == nil {
+				t.Errorf("%s, byte at %d/39 of the blob: not noticed", name, i)
+			}
 		}
 	}
 }
