@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
 	"github.com/sluice-snapshotter/sluice/integration/bench/system"
+	"github.com/sluice-snapshotter/sluice/integration/checkout"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
@@ -30,6 +31,9 @@ func newSetup(ctx context.Context, s settings, systems []system.System) (result.
 		return p, err
 	}
 	commands := map[string][]string{"sluice": {daemon, "--version"}}
+	if root, err := checkout.Root(); err == nil {
+		commands["checkout"] = []string{"git", "-C", root, "describe", "--always", "--dirty"}
+	}
 	for _, name := range []string{"containerd", "runc", "registry"} {
 		commands[name] = []string{filepath.Join(parts[0], name), "--version"}
 	}
@@ -39,9 +43,11 @@ func newSetup(ctx context.Context, s settings, systems []system.System) (result.
 		}
 	}
 	for name, command := range commands {
-		if p.Versions[name], err = version(ctx, command); err != nil {
+		v, err := version(ctx, command)
+		if err != nil && name != "checkout" { // which may be an unpacked archive
 			return p, fmt.Errorf("version of %s: %w", name, err)
 		}
+		p.Versions[name] = v
 	}
 	return p, errors.Join(kernel(&p), processor(&p), filesystem(&p))
 }

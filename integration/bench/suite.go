@@ -76,6 +76,11 @@ func (b *suite) keep() error {
 	for name, version := range old.Setup.Versions {
 		b.report.Setup.Versions[name] = version
 	}
+	for name, value := range b.report.Setup.Settings {
+		if was := old.Setup.Settings[name]; was != value {
+			b.report.Setup.Settings[name] = was + "; then " + value
+		}
+	}
 	b.report.Started, b.kept = old.Started, old.Rows
 	return nil
 }
