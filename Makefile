@@ -55,6 +55,7 @@ bench-quick: ## three workloads on one link, in ten minutes
 
 .PHONY: bench-compare
 bench-compare: ## compare the ratios of out/bench/report.json with those of OLD=report.json
+	$(if $(OLD),,$(error say which report to compare with: make bench-compare OLD=report.json))
 	$(BENCH) -compare '$(OLD)'
 
 .PHONY: fuzz

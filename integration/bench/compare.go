@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
@@ -32,6 +33,9 @@ func compare(s settings) error {
 			continue
 		}
 		fmt.Printf("%-70s  %.3f  %.3f  %+.0f %%%s\n", c.Row.Name(), c.Old, c.New, 100*c.Difference, mark)
+	}
+	if len(changes) == 0 {
+		return errors.New("neither report has a row to compare")
 	}
 	if beyond > 0 {
 		return fmt.Errorf("%d of %d ratios to %s differ by more than %.0f %%", beyond, len(changes), result.Baseline, 100*tolerance)

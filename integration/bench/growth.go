@@ -69,7 +69,7 @@ func (b *suite) grow(ctx context.Context, g growth, c start.Contest, n int) erro
 	for _, i := range g.numbers(n) {
 		im, err := g.image(ctx, i)
 		if err != nil {
-			return fmt.Errorf("%s: %w", g.subject, err)
+			return b.none(ctx, []start.Contest{c}, fmt.Errorf("%s: %w", g.subject, err))
 		}
 		s := prepare.Subject{Name: fmt.Sprintf("%s-%d", g.name, i), Image: im}
 		subjects = append(subjects, subject{s, images.SampleLine, images.SampleLine + "\n"})

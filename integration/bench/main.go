@@ -12,10 +12,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
+	"github.com/sluice-snapshotter/sluice/integration/checkout"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
@@ -53,7 +55,12 @@ func bench(s settings) int {
 	return status(err)
 }
 
-func run(ctx context.Context, s settings) error {
+func run(ctx context.Context, s settings) (err error) {
+	unlock, err := alone()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	b, err := newSuite(ctx, s)
 	if err != nil {
 		return err
@@ -71,6 +78,15 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	return failures(b.report)
+}
+
+// alone waits until no other run of this checkout measures.
+func alone() (unlock func() error, err error) {
+	dir, err := checkout.Cache()
+	if err != nil {
+		return nil, err
+	}
+	return checkout.Lock(filepath.Join(dir, "bench.lock"))
 }
 
 // failures makes a run with failed rows a failed run.

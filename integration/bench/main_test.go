@@ -24,6 +24,7 @@ func TestParse(t *testing.T) {
 		{[]string{"-repeat", "0"}, "-repeat 0"},
 		{[]string{"python"}, `what is "python"`},
 		{[]string{"-fast"}, "-fast"},
+		{[]string{"-compare", ""}, "-compare"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			_, err := parse(c.args)
@@ -79,11 +80,14 @@ func TestPlan(t *testing.T) {
 }
 
 func TestChosenSystems(t *testing.T) {
-	b := &suite{rivals: system.Own()}
+	b, found := &suite{rivals: system.Own()}, 0
 	for _, c := range b.cold(imagemagick(t)) {
 		names := ""
 		for _, s := range c.Systems {
 			names += s.Name + ";"
+		}
+		if strings.Contains(c.Subject, "in a row") || strings.Contains(c.Subject, "at once") {
+			found++
 		}
 		if strings.Contains(c.Subject, "in a row") && (names != "overlayfs;sluice esgz prefetch;" || c.Repeat != 75) {
 			t.Errorf("%s: %s, %d times", c.Subject, names, c.Repeat)
@@ -91,6 +95,9 @@ func TestChosenSystems(t *testing.T) {
 		if strings.Contains(c.Subject, "at once") && c.Times != 10 {
 			t.Errorf("%s: %d", c.Subject, c.Times)
 		}
+	}
+	if found != 2 {
+		t.Errorf("%d rows and bursts, want 2", found)
 	}
 }
 

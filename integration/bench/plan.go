@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluice-snapshotter/sluice/integration/bench/prepare"
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
 	"github.com/sluice-snapshotter/sluice/integration/bench/start"
@@ -116,9 +118,23 @@ func (b *suite) chosen(want func(system.System) bool) []system.System {
 func (b *suite) workload(ctx context.Context, w workload.Workload, contests []start.Contest) error {
 	s, err := load(ctx, w)
 	if err != nil {
-		return err
+		return b.none(ctx, contests, err)
 	}
 	return b.measure(ctx, []subject{s}, contests)
+}
+
+// none makes failed rows of contests for which there is no image.
+func (b *suite) none(ctx context.Context, contests []start.Contest, why error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	progress("%v", why)
+	for _, c := range contests {
+		if err := b.addRows(c.None(why)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // load makes w's image.
@@ -135,11 +151,11 @@ func load(ctx context.Context, w workload.Workload) (subject, error) {
 func (b *suite) measure(ctx context.Context, subjects []subject, contests []start.Contest) error {
 	return b.within(ctx, subjects, func(m *prepare.Maker) error {
 		for _, c := range contests {
-			c.Registry, c.Jobs = m.Registry, jobs(m, subjects)
-			for _, s := range subjects {
-				c.Size += s.Image.Size()
-				c.Needed += m.Needed(s.Name)
+			if err := b.checkLink(ctx, m, c.Link, subjects[0]); err != nil {
+				return err
 			}
+			c.Registry, c.Jobs = m.Registry, jobs(m, subjects)
+			c.Size, c.Needed = size(subjects), m.Needed(names(subjects)...)
 			rows, err := c.Run(ctx)
 			if err != nil {
 				return err
@@ -150,4 +166,27 @@ func (b *suite) measure(ctx context.Context, subjects []subject, contests []star
 		}
 		return nil
 	})
+}
+
+// size is the bytes of all layers of the subjects' ordinary images, each once.
+func size(subjects []subject) int64 {
+	layers := make(map[digest.Digest]int64)
+	for _, s := range subjects {
+		for _, l := range s.Image.Manifest.Layers {
+			layers[l.Digest] = l.Size
+		}
+	}
+	sum := int64(0)
+	for _, n := range layers {
+		sum += n
+	}
+	return sum
+}
+
+func names(subjects []subject) []string {
+	list := make([]string, len(subjects))
+	for i, s := range subjects {
+		list[i] = s.Name
+	}
+	return list
 }

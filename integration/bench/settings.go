@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"path/filepath"
@@ -58,12 +59,19 @@ func parse(args []string) (s settings, err error) {
 	switch err := f.Parse(args); {
 	case err != nil:
 		return s, err
+	case s.compare == "" && given(f, "compare"):
+		return s, errors.New("-compare: which report.json?")
 	case f.NArg() > 0:
 		return s, fmt.Errorf("what is %q? There are only flags, see -help", f.Arg(0))
 	case s.repeat < 1:
 		return s, fmt.Errorf("-repeat %d: want a number from 1", s.repeat)
 	}
 	return s, nil
+}
+
+func given(f *flag.FlagSet, name string) (found bool) {
+	f.Visit(func(g *flag.Flag) { found = found || g.Name == name })
+	return found
 }
 
 // wants says whether rows of this name, which ends before the system, are to be measured.

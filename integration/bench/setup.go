@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,13 +18,12 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
 	"github.com/sluice-snapshotter/sluice/integration/bench/system"
-	"github.com/sluice-snapshotter/sluice/integration/checkout"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
 // newSetup describes the machine, and every program by what it says of itself.
 func newSetup(ctx context.Context, s settings, systems []system.System) (result.Setup, error) {
-	p := result.Setup{CPUs: runtime.NumCPU(), Settings: s.list(), Versions: map[string]string{"go": runtime.Version()}}
+	p := result.Setup{CPUs: runtime.NumCPU(), Settings: s.list(), Versions: map[string]string{"go": runtime.Version(), "gunzip of containerd": gunzip()}}
 	parts, err := stack.Parts(ctx, stack.Containerd2)
 	if err != nil {
 		return p, err
@@ -30,10 +32,10 @@ func newSetup(ctx context.Context, s settings, systems []system.System) (result.
 	if err != nil {
 		return p, err
 	}
-	commands := map[string][]string{"sluice": {daemon, "--version"}}
-	if root, err := checkout.Root(); err == nil {
-		commands["checkout"] = []string{"git", "-C", root, "describe", "--always", "--dirty"}
+	if p.Versions["sluice, SHA-256 of the daemon"], err = sum(daemon); err != nil {
+		return p, err
 	}
+	commands := map[string][]string{"sluice": {daemon, "--version"}}
 	for _, name := range []string{"containerd", "runc", "registry"} {
 		commands[name] = []string{filepath.Join(parts[0], name), "--version"}
 	}
@@ -43,13 +45,33 @@ func newSetup(ctx context.Context, s settings, systems []system.System) (result.
 		}
 	}
 	for name, command := range commands {
-		v, err := version(ctx, command)
-		if err != nil && name != "checkout" { // which may be an unpacked archive
+		if p.Versions[name], err = version(ctx, command); err != nil {
 			return p, fmt.Errorf("version of %s: %w", name, err)
 		}
-		p.Versions[name] = v
 	}
 	return p, errors.Join(kernel(&p), processor(&p), filesystem(&p))
+}
+
+// sum is the beginning of a file's checksum: programs that are built here have no other version.
+func sum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil))[:16], err
+}
+
+// gunzip is what containerd decompresses ordinary layers with: it prefers these programs to its own code if it finds them.
+func gunzip() string {
+	for _, name := range []string{"unpigz", "igzip"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return "Go's"
 }
 
 // version is the first line that a command prints.
@@ -93,6 +115,9 @@ func filesystem(p *result.Setup) error {
 		if len(m.Mountpoint) >= len(longest) {
 			longest, p.Filesystem = m.Mountpoint, m.FSType
 		}
+	}
+	if p.Filesystem == "tmpfs" {
+		return fmt.Errorf("%s is in memory: set TMPDIR to a folder on a disk, or nothing would be cold", os.TempDir())
 	}
 	return nil
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/prepare"
@@ -68,10 +71,8 @@ func (b *suite) keep() error {
 	if err != nil {
 		return fmt.Errorf("-add: %w", err)
 	}
-	for name, version := range b.report.Setup.Versions {
-		if was, ok := old.Setup.Versions[name]; ok && was != version {
-			return fmt.Errorf("-add: the report in %s is of %s %s, this is %s: measure it all again", b.out, name, was, version)
-		}
+	if err := old.Setup.Same(b.report.Setup); err != nil {
+		return fmt.Errorf("-add: the report in %s was measured with something else: %w: measure it all again", b.out, err)
 	}
 	for name, version := range old.Setup.Versions {
 		b.report.Setup.Versions[name] = version
@@ -95,9 +96,10 @@ func (b *suite) addRows(rows []*result.Row) error {
 func (b *suite) save() error {
 	whole := *b.report
 	whole.Rows = nil
-	for _, r := range b.kept {
-		if b.report.Find(r.Section, r.Subject, r.Case, r.System) == nil {
-			whole.Rows = append(whole.Rows, r)
+	for _, old := range b.kept {
+		// Rivals belong together.
+		if !slices.ContainsFunc(b.report.Rows, old.Rivals) {
+			whole.Rows = append(whole.Rows, old)
 		}
 	}
 	whole.Rows = append(whole.Rows, b.report.Rows...)
@@ -131,9 +133,10 @@ func jobs(m *prepare.Maker, subjects []subject) func(system.Form) []start.Job {
 	return func(f system.Form) []start.Job {
 		var all []start.Job
 		for _, s := range subjects {
-			all = append(all, start.Job{
-				Ref: m.Ref(s.Name, f), Args: s.Args, Ready: s.ready, Output: s.output, Err: m.Missing(s.Name, f),
-			})
+			j := start.Job{Ref: m.Ref(s.Name, f), Args: s.Args, Ready: s.ready, Output: s.output, Err: m.Missing(s.Name, f)}
+			j.Output = cmp.Or(j.Output, m.Output(s.Name))
+			j.Ready = cmp.Or(j.Ready, strings.TrimSuffix(j.Output, "\n"))
+			all = append(all, j)
 		}
 		return all
 	}

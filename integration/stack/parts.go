@@ -154,9 +154,10 @@ func Sluice(ctx context.Context, dir string) error {
 	b := checkout.Build{
 		Packages: []string{"./cmd/containerd-sluice-grpc", "./cmd/ctr-remote"},
 		Out:      dir + "/",
+		Flags:    []string{"-trimpath"}, // the same programs from every checkout
 	}
 	if os.Getenv("SLUICE_RACE") == "1" {
-		b.Flags, b.Env = []string{"-race"}, []string{"CGO_ENABLED=1"}
+		b.Flags, b.Env = append(b.Flags, "-race"), []string{"CGO_ENABLED=1"}
 	}
 	return b.Run(ctx)
 }

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluice-snapshotter/sluice/integration/bench/system"
 	"github.com/sluice-snapshotter/sluice/integration/images"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
@@ -28,12 +30,27 @@ type Maker struct {
 	Systems  []system.System                  // whose forms are wanted
 	Progress func(format string, args ...any) // of what takes long
 
-	missing map[string]error // by reference
-	needed  map[string]int64 // by name of the subject
+	missing  map[string]error   // by reference
+	profiles map[string]Profile // by name of the subject
 }
 
-// Needed is the bytes that have to come before a subject that was made can be ready; 0 if that could not be found out.
-func (m *Maker) Needed(name string) int64 { return m.needed[name] }
+// Needed is about how many bytes have to come before all of the named subjects, which were made, can be ready, what they share once; 0 if that could
+// not be found out.
+func (m *Maker) Needed(names ...string) int64 {
+	sum, seen := int64(0), make(map[digest.Digest]bool)
+	for _, name := range names {
+		for _, f := range m.profiles[name].Files {
+			if !seen[f.Digest] {
+				seen[f.Digest] = true
+				sum += f.Bytes
+			}
+		}
+	}
+	return sum
+}
+
+// Output is what a subject that was made printed where its image was unpacked; "" if that could not be found out.
+func (m *Maker) Output(name string) string { return m.profiles[name].Output }
 
 // Missing says why there is no image of this form; nil if there is one.
 func (m *Maker) Missing(name string, form system.Form) error { return m.missing[m.Ref(name, form)] }
@@ -49,12 +66,12 @@ func (m *Maker) Make(ctx context.Context, s Subject) error {
 	if err := s.Image.Push(ctx, m.Ref(s.Name, system.Plain)); err != nil {
 		return fmt.Errorf("prepare %s: %w", s.Name, err)
 	}
-	m.missing, m.needed = orNew(m.missing), orNew(m.needed)
+	m.missing, m.profiles = orNew(m.missing), orNew(m.profiles)
 	p, err := m.profile(ctx, s)
 	if err != nil {
 		m.Progress("%s: %v", s.Name, err)
 	}
-	m.needed[s.Name] = p.Bytes
+	m.profiles[s.Name] = p
 	done := []system.Form{system.Plain}
 	for _, sys := range m.Systems {
 		if slices.Contains(done, sys.Form) {
@@ -81,11 +98,14 @@ func (m *Maker) form(ctx context.Context, s Subject, sys system.System, p Profil
 	if sys.Convert != "" {
 		return m.script(ctx, s, sys)
 	}
-	list := p.Files
-	if sys.Form == system.ESGZ {
-		list = nil
-	} else if len(list) == 0 {
-		return errors.New("no prefetch list: it is not known what is opened")
+	var list []string
+	if sys.Form != system.ESGZ {
+		for _, f := range p.Files {
+			list = append(list, literal(f.Path))
+		}
+		if len(list) == 0 {
+			return errors.New("no prefetch list: it is not known what is opened")
+		}
 	}
 	im, err := m.convert(ctx, s, sys.Form, list)
 	if err != nil {

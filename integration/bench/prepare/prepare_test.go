@@ -30,13 +30,21 @@ func TestProfile(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := slices.DeleteFunc(args, func(a string) bool { return !strings.HasPrefix(a, "/") })
-	i := slices.Index(p.Files, read[0])
-	if i < 0 || !slices.Equal(p.Files[i:], read) {
-		t.Errorf("recorded %q, want it to end in %q", p.Files, read)
+	var paths []string
+	for _, f := range p.Files {
+		paths = append(paths, f.Path)
+	}
+	i := slices.Index(paths, read[0])
+	if i < 0 || !slices.Equal(paths[i:], read) {
+		t.Errorf("recorded %q, want it to end in %q", paths, read)
+	}
+	if want := images.SampleLine + "\n"; p.Output != want {
+		t.Errorf("it printed %q, want %q", p.Output, want)
 	}
 	// 20 files of 50 kB, which compress to less than a half, and the program.
-	if p.Bytes < 200_000 || p.Bytes > 2_500_000 {
-		t.Errorf("%d bytes of pages were read", p.Bytes)
+	m.profiles = map[string]Profile{"a": p, "b": p}
+	if n := m.Needed("a", "b"); n < 200_000 || n > 2_500_000 || n != m.Needed("a") {
+		t.Errorf("%d bytes of pages were read, of both %d", m.Needed("a"), n)
 	}
 }
 

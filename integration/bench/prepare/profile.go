@@ -19,9 +19,20 @@ import (
 
 // Profile is what a program needs of its image.
 type Profile struct {
-	Files []string `json:"files"` // that it opens, in order, as patterns of a prefetch list
-	Bytes int64    `json:"bytes"` // of their pages that it reads, compressed as an ordinary layer is
+	Files  []File `json:"files"`  // that it opens, in order
+	Output string `json:"output"` // what it prints
 }
+
+// File is a file of an image, and how much of it is in the page cache after a run that began with an empty one: what was read, and what the
+// kernel read ahead.
+type File struct {
+	Path   string        `json:"path"`
+	Bytes  int64         `json:"bytes"`  // of these pages, compressed as an ordinary layer is
+	Digest digest.Digest `json:"digest"` // of them
+}
+
+// profileVersion is part of a profile's name, so that a change of what is recorded makes another.
+const profileVersion = 2
 
 // profile returns what s needs, from the cache or from a run.
 func (m *Maker) profile(ctx context.Context, s Subject) (p Profile, err error) {
@@ -29,7 +40,7 @@ func (m *Maker) profile(ctx context.Context, s Subject) (p Profile, err error) {
 	if err != nil {
 		return p, err
 	}
-	key := digest.FromString(fmt.Sprintf("%s %q", s.Image.Target.Digest, s.Args)).Encoded()[:16]
+	key := digest.FromString(fmt.Sprintf("%d %s %q", profileVersion, s.Image.Target.Digest, s.Args)).Encoded()[:16]
 	path := filepath.Join(dir, fmt.Sprintf("bench-%s-%s.json", s.Name, key))
 	text, err := os.ReadFile(path)
 	if err == nil {
@@ -45,7 +56,10 @@ func (m *Maker) profile(ctx context.Context, s Subject) (p Profile, err error) {
 	if text, err = json.Marshal(p); err != nil {
 		return p, err
 	}
-	return p, os.WriteFile(path, text, 0o644)
+	if err := os.WriteFile(path+".new", text, 0o644); err != nil {
+		return p, err
+	}
+	return p, os.Rename(path+".new", path)
 }
 
 // record runs s on an unpacked copy that a recorder watches.
@@ -68,18 +82,18 @@ func (m *Maker) record(ctx context.Context, s Subject) (p Profile, err error) {
 		return p, err
 	}
 	defer func() {
-		_, e := n.Ctr(ctx, "image", "unmount", "--rm", root)
+		_, e := n.Ctr(context.WithoutCancel(ctx), "image", "unmount", "--rm", root)
 		err = errors.Join(err, e)
 	}()
 	flags, args, err := command(s)
 	if err != nil {
 		return p, err
 	}
-	run := func() error {
-		_, err := n.Run(ctx, stack.Container{Ref: root, Args: args, Flags: append(flags, "--rootfs")})
+	p.Files, err = watch(root, func() (err error) {
+		p.Output, err = n.Run(ctx, stack.Container{Ref: root, Args: args, Flags: append(flags, "--rootfs")})
 		return err
-	}
-	return watch(root, run)
+	})
+	return p, err
 }
 
 // command is what ctr takes from an image's configuration, for a container without an image.

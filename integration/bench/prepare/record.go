@@ -8,37 +8,61 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
-// watch calls run, with the page cache empty, and returns which files of the file system at root were opened meanwhile, and how much
-// of them was read.
-func watch(root string, run func() error) (p Profile, err error) {
+// watch calls run, with the page cache empty, and returns which files of the overlay at root were opened meanwhile, and how much of them was
+// read; those that the run has written are left out.
+func watch(root string, run func() error) ([]File, error) {
+	upper, err := upperOf(root)
+	if err != nil {
+		return nil, err
+	}
 	r, err := newRecorder(root)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	if err := stack.DropCaches(); err != nil {
-		return p, errors.Join(err, r.close())
+		return nil, errors.Join(err, r.close())
 	}
 	err = run()
 	paths, e := r.stop()
 	if err = errors.Join(err, e); err != nil {
-		return p, err
+		return nil, err
 	}
+	var files []File
 	for _, path := range paths {
-		n, err := touched(filepath.Join(root, path))
+		if _, err := os.Lstat(filepath.Join(upper, path)); err == nil {
+			continue
+		}
+		f := File{Path: path}
+		f.Bytes, f.Digest, err = touched(filepath.Join(root, path))
 		if errors.Is(err, os.ErrNotExist) {
-			continue // a temporary file
+			continue // written and removed again
 		}
 		if err != nil {
-			return p, err
+			return nil, err
 		}
-		p.Files, p.Bytes = append(p.Files, literal(path)), p.Bytes+n
+		files = append(files, f)
 	}
-	return p, nil
+	return files, nil
+}
+
+// upperOf is the folder that takes what is written to an overlay.
+func upperOf(root string) (string, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(root))
+	if err != nil || len(mounts) == 0 {
+		return "", fmt.Errorf("overlay at %s: %w", root, errors.Join(err, os.ErrNotExist))
+	}
+	for o := range strings.SplitSeq(mounts[0].VFSOptions, ",") {
+		if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("%s is no overlay that can be written to", root)
 }
 
 // recorder lists the regular files of one file system in the order in which programs first opened them, in whatever mount namespace.

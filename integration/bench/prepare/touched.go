@@ -4,17 +4,19 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"unsafe"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
 // gzipLevel is that of ordinary layers.
 const gzipLevel = 6
 
-// touched is how many bytes the pages of a file that are in the page cache compress to.
-func touched(path string) (_ int64, err error) {
+// touched is how many bytes the pages of a file that are in the page cache compress to, and their digest.
+func touched(path string) (_ int64, _ digest.Digest, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pages of %s: %w", path, err)
@@ -22,38 +24,38 @@ func touched(path string) (_ int64, err error) {
 	}()
 	f, err := os.Open(path)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
-		return 0, err
+		return 0, "", err
 	}
 	data, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(data)) }()
 	page := os.Getpagesize()
 	resident := make([]byte, (len(data)+page-1)/page)
 	if err := mincore(data, resident); err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	n := &counter{}
-	w, err := gzip.NewWriterLevel(n, gzipLevel)
+	n, sum := &counter{}, digest.Canonical.Digester()
+	w, err := gzip.NewWriterLevel(io.MultiWriter(n, sum.Hash()), gzipLevel)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	for i, r := range resident {
 		if r&1 == 0 {
 			continue
 		}
 		if _, err := w.Write(data[i*page : min((i+1)*page, len(data))]); err != nil {
-			return 0, err
+			return 0, "", err
 		}
 	}
 	err = w.Close()
-	return n.n, err
+	return n.n, sum.Digest(), err
 }
 
 // mincore is mincore(2): a byte for each page, whose lowest bit says that it is in memory.

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -36,6 +38,24 @@ type Setup struct {
 	Settings   map[string]string `json:"settings"`   // of the suite
 }
 
+// Same is an error that names the first thing that differs between two setups, of those that both have.
+func (s Setup) Same(other Setup) error {
+	was := map[string]string{
+		"kernel": s.Kernel, "CPU": s.CPU, "CPUs": fmt.Sprint(s.CPUs), "file system": s.Filesystem, "repetitions": s.Settings["repetitions"],
+	}
+	is := map[string]string{
+		"kernel": other.Kernel, "CPU": other.CPU, "CPUs": fmt.Sprint(other.CPUs), "file system": other.Filesystem, "repetitions": other.Settings["repetitions"],
+	}
+	maps.Copy(was, s.Versions)
+	maps.Copy(is, other.Versions)
+	for _, name := range slices.Sorted(maps.Keys(is)) {
+		if v, ok := was[name]; ok && v != is[name] {
+			return fmt.Errorf("%s was %s and is %s", name, v, is[name])
+		}
+	}
+	return nil
+}
+
 // Section is a part of the report.
 type Section string
 
@@ -56,6 +76,7 @@ type Row struct {
 	Case    string   `json:"case"`
 	X       float64  `json:"x,omitempty"` // Case as a number, where something grows
 	System  string   `json:"system"`
+	Form    string   `json:"form,omitempty"` // of the image: a tag in the suite's registry
 	Floor   *Floor   `json:"floor,omitempty"`
 	Failed  []string `json:"failed,omitempty"` // why, for each repetition that failed
 
@@ -87,6 +108,11 @@ func NewFloor(bytes float64, trips int, local, latency, bandwidth float64) *Floo
 // Name is how rows are chosen on the command line: section/subject/case/system.
 func (r *Row) Name() string {
 	return fmt.Sprintf("%s/%s/%s/%s", r.Section, r.Subject, r.Case, r.System)
+}
+
+// Rivals says whether two rows are of the same situation.
+func (r *Row) Rivals(other *Row) bool {
+	return r.Section == other.Section && r.Subject == other.Subject && r.Case == other.Case
 }
 
 // OK says whether every repetition did what it should; a row that is not OK has no place in a comparison.

@@ -49,15 +49,16 @@ type Contest struct {
 // Run measures every system Repeat times and returns a row for each. The error is only that ctx has ended; what goes wrong with a
 // system is in its row.
 func (c Contest) Run(ctx context.Context) ([]*result.Row, error) {
-	rows := make([]*result.Row, len(c.Systems))
-	for i, s := range c.Systems {
-		rows[i] = &result.Row{Section: c.Section, Subject: c.Subject, Case: c.Case, X: c.X, System: s.Name}
-	}
+	rows := c.rows()
 	c.Registry.Link.Shape(c.Link.Latency, c.Link.Bandwidth)
 	defer c.Registry.Link.Shape(0, 0)
 	for i := range c.Repeat {
-		for j, s := range c.Systems {
-			c.once(ctx, rows[j], s, i == 0)
+		for k := range c.Systems {
+			j := (i + k) % len(c.Systems) // so that nobody always follows the same one
+			if len(rows[j].Failed) > 0 {
+				continue // there is nothing more to learn
+			}
+			c.once(ctx, rows[j], c.Systems[j], i == 0)
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
@@ -65,6 +66,23 @@ func (c Contest) Run(ctx context.Context) ([]*result.Row, error) {
 	}
 	c.floors(rows)
 	return rows, nil
+}
+
+// None are the rows where there is nothing to start.
+func (c Contest) None(why error) []*result.Row {
+	rows := c.rows()
+	for _, r := range rows {
+		r.Fail(why)
+	}
+	return rows
+}
+
+func (c Contest) rows() []*result.Row {
+	rows := make([]*result.Row, len(c.Systems))
+	for i, s := range c.Systems {
+		rows[i] = &result.Row{Section: c.Section, Subject: c.Subject, Case: c.Case, X: c.X, System: s.Name, Form: string(s.Form)}
+	}
+	return rows
 }
 
 // once adds one repetition to row. Output that is missing twice is the system's fault.
@@ -88,11 +106,11 @@ func (c Contest) once(ctx context.Context, row *result.Row, s system.System, fir
 	}
 }
 
-// Round trips that depend on each other, at least: the tag's digest and the manifest, then a layer; of a lazy layer first its TOC, from which
-// one knows where contents lie.
+// Round trips that depend on each other: the manifest, then a layer; of a lazy layer first its TOC, from which one knows where contents
+// lie.
 const (
-	plainTrips = 3
-	lazyTrips  = 4
+	plainTrips = 2
+	lazyTrips  = 3
 )
 
 func (c Contest) jobs(f system.Form) []Job { return slices.Repeat(c.Jobs(f), c.Times) }
@@ -102,7 +120,7 @@ func (c Contest) floors(rows []*result.Row) {
 	local := 0.0
 	for _, r := range rows {
 		if r.System == result.Baseline {
-			local = result.Summarize(r.Measures[result.Local]).Median
+			local = result.Summarize(r.Measures[result.Local]).Min
 		}
 	}
 	if local == 0 {

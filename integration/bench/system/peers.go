@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -64,6 +65,8 @@ func (p peer) check(taken []string) error {
 	switch {
 	case p.Name == "":
 		return errors.New("no name")
+	case strings.HasPrefix(p.Name, "sluice"):
+		return errors.New("names that begin with sluice are Sluice's")
 	case slices.Contains(taken, p.Name):
 		return errors.New("the name is taken")
 	case p.Snapshotter == "":

@@ -41,7 +41,7 @@ var Overlayfs = System{Name: result.Baseline, Snapshotter: "overlayfs", Form: Pl
 
 // Sluice is a system of this checkout's daemon; more is TOML that comes before the suite's own settings.
 func Sluice(name string, form Form, more string) System {
-	o := stack.NodeOptions{Daemon: &stack.DaemonOptions{TOML: more + Settings}}
+	o := stack.NodeOptions{Daemon: &stack.DaemonOptions{TOML: more + Settings, Args: []string{"--log-level", "info"}}}
 	return System{Name: name, Snapshotter: "sluice", Form: form, node: o}
 }
 

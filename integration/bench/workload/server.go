@@ -36,8 +36,9 @@ wait`)...),
 }
 
 func nginx() Workload {
-	return says(Workload{
-		Name: "nginx",
+	return Workload{
+		Name:  "nginx",
+		Ready: "HTTP/1.1 200 OK",
 		Image: debian(images.DebianOptions{
 			Name: "bench-nginx", Packages: [][]string{{"nginx-common"}, {"nginx"}},
 			Script: `sed -i '/\[::\]/d' /etc/nginx/sites-available/default`, // not every kernel has IPv6
@@ -48,7 +49,9 @@ until exec 3<>/dev/tcp/127.0.0.1/80; do kill -0 $!; sleep 0.01; done 2>/dev/null
 printf 'GET / HTTP/1.0\r\n\r\n' >&3
 IFS=$'\r' read -r status <&3
 echo "$status"
+while read -r line <&3 && [ "$line" != $'\r' ]; do :; done
+md5sum <&3
 kill $!
 wait`},
-	}, "HTTP/1.1 200 OK")
+	}
 }

@@ -10,13 +10,14 @@ import (
 
 // Workload is a program in an image and how one sees that it is ready.
 type Workload struct {
-	Name     string
-	Image    func(ctx context.Context) (*images.Image, error)
-	Args     []string // of the container; nil runs the image's command
-	Ready    string   // the line of standard output by which it is ready, without its newline
-	Output   string   // all that it prints when everything is right; it ends by itself, with status 0, soon after it is ready
-	Prefetch []string // paths for the prefetch list, in order; nil: to be recorded from a run
-	ML       bool     // an image for machine learning, for a link as there is inside a data centre
+	Name  string
+	Image func(ctx context.Context) (*images.Image, error)
+	Args  []string // of the container; nil runs the image's command
+	Ready string   // the line of standard output by which it is ready, without its newline; "" for the whole Output, which is one line then
+	// Output is all that it prints when everything is right; "" stands for what it prints where the image is unpacked. It ends by itself,
+	// with status 0, soon after it is ready.
+	Output string
+	ML     bool // an image for machine learning, for a link as there is inside a data centre
 }
 
 // All lists the workloads in the order of a report.
