@@ -45,7 +45,7 @@ func create(ctx context.Context, o Options) (*cache.Layer, error) {
 	if o.TOCDigest == "" {
 		return nil, ErrNoTOC
 	}
-	t, err := toc.Read(blobReader{withPriority(ctx, Demand), o.Blob}, o.BlobSize, o.TOCDigest)
+	t, err := readTOC(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
@@ -70,13 +70,35 @@ func create(ctx context.Context, o Options) (*cache.Layer, error) {
 	})
 }
 
-// blobReader reads a blob for one call, whose context it carries.
-type blobReader struct {
-	ctx  context.Context
-	blob Blob
+// readTOC reads the TOC of a blob, and once more, from another host if there is one, if what came is not what the digest says: it may have
+// been damaged on its way.
+func readTOC(ctx context.Context, o Options) (*toc.TOC, error) {
+	r := &blobReader{ctx: withPriority(ctx, Demand), blob: o.Blob}
+	t, err := toc.Read(r, o.BlobSize, o.TOCDigest)
+	if err == nil || r.failed {
+		return t, err
+	}
+	o.Blob.Distrust(o.Blob.Host())
+	if t, again := toc.Read(r, o.BlobSize, o.TOCDigest); again == nil {
+		return t, nil
+	}
+	return nil, err
 }
 
-func (r blobReader) ReadAt(p []byte, off int64) (int, error) {
+// blobReader reads a blob for one call, whose context it carries.
+type blobReader struct {
+	ctx    context.Context
+	blob   Blob
+	failed bool // a read did
+}
+
+func (r *blobReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.readAt(p, off)
+	r.failed = r.failed || err != nil
+	return n, err
+}
+
+func (r *blobReader) readAt(p []byte, off int64) (int, error) {
 	body, err := r.blob.ReadRange(r.ctx, off, int64(len(p)))
 	if err != nil {
 		return 0, err

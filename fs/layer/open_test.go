@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -102,6 +103,29 @@ func TestOpenErrors(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// TestTOCDamagedOnce gets other bytes at first: the layer opens nevertheless, and the host is asked last from then on.
+func TestTOCDamagedOnce(t *testing.T) {
+	f := testLayer()
+	o := f.options(t, newStore(t))
+	b := o.Blob.(*fake)
+	b.serve = func(_ context.Context, n int, q request) (io.ReadCloser, error) {
+		if n == 0 {
+			return b.body(bytes.NewReader(make([]byte, q.size))), nil
+		}
+		return b.plain(q), nil
+	}
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if len(b.seen()) != 2 || len(b.distrusted) != 1 {
+		t.Errorf("%d requests, distrusted %q", len(b.seen()), b.distrusted)
 	}
 }
 
