@@ -10,62 +10,84 @@ import (
 // notAhead lists where Sluice is not ahead of some other system. Its own variants are no rivals of each other: which of them is best
 // is in the tables.
 func (d *document) notAhead() {
-	var lines []string
+	var behind, level []string
 	ahead, alone := 0, 0
 	for _, r := range d.report.Rows {
 		if !ours(r.System) {
 			continue
 		}
-		line, rivals := d.behind(r)
-		switch {
-		case line != "":
-			lines = append(lines, line)
-		case rivals == 0:
-			alone++
-		default:
+		switch s := d.standing(r); {
+		case !r.OK():
+			behind = append(behind, fmt.Sprintf("%s: %s", escape(r.Name()), failure(r)))
+		case len(s.ahead) > 0:
+			behind = append(behind, s.line())
+		case len(s.level) > 0:
+			level = append(level, s.line())
+		case s.behind > 0:
 			ahead++
+		default:
+			alone++
 		}
 	}
-	d.printf("## Not ahead\n\nSluice is ahead of all other systems in %d rows; in %d there is no other to compare with. ", ahead, alone)
-	d.printf("In %d rows another is as good or better, or Sluice failed", len(lines))
+	d.printf("## Not ahead\n\nTwo systems are level if the ranges of their repetitions overlap, or if their medians differ by less than %.0f %%. ", 100*noise)
+	d.printf("Forms that Sluice reads too are compared with the same form, a rival's own form with all lazy ones, overlayfs with everything. ")
+	d.printf("Sluice is ahead of all other systems in %d rows; in %d there is no other to compare with.\n\n", ahead, alone)
+	d.list("Rows in which another is ahead, or Sluice failed", behind)
+	d.list("Rows in which Sluice is level with another, and none is ahead", level)
+}
+
+// list writes what the lines are, how many, and the lines.
+func (d *document) list(what string, lines []string) {
+	d.printf("%s: %d\n\n", what, len(lines))
 	if len(lines) == 0 {
-		d.printf(".\n")
 		return
 	}
-	d.printf(":\n\n")
 	for _, line := range lines {
 		d.printf("- %s\n", line)
 	}
+	d.printf("\n")
 }
 
-// behind says which systems r is not ahead of, or nothing if there is none, and how many rivals it has.
-func (d *document) behind(r *result.Row) (text string, rivals int) {
+// standing is how a row compares with its rivals.
+type standing struct {
+	row          *result.Row
+	ahead, level []string // rivals with their figures
+	behind       int      // rivals
+}
+
+func (d *document) standing(r *result.Row) standing {
+	s, m := standing{row: r}, r.Main()
 	if !r.OK() {
-		return fmt.Sprintf("%s: %s", escape(r.Name()), failure(r)), 0
+		return s
 	}
-	m := r.Main()
-	u := unitOf(m)
-	var first []string
-	for _, other := range d.report.Rows {
-		if ours(other.System) || !sameSituation(r, other) || !has(other, m) {
-			continue
+	for _, rival := range d.rivals(r, m) {
+		figure := fmt.Sprintf("%s %s", escape(rival.System), amount(rival, m))
+		switch {
+		case !differ(r, rival, m, noise):
+			s.level = append(s.level, figure)
+		case better(r, rival, m):
+			s.behind++
+		default:
+			s.ahead = append(s.ahead, figure)
 		}
-		rivals++
-		if better(r, other, m) {
-			continue
-		}
-		figure := fmt.Sprintf("%s %s %s", escape(other.System), u.number(median(other, m)), u.name)
-		if !better(other, r, m) {
-			figure += " (equal)"
-		}
-		first = append(first, figure)
 	}
-	if len(first) == 0 {
-		return "", rivals
-	}
-	return fmt.Sprintf("%s: %s %s; ahead: %s", escape(r.Name()), u.number(median(r, m)), u.name, strings.Join(first, ", ")), rivals
+	return s
 }
 
-func sameSituation(a, b *result.Row) bool {
-	return a.Section == b.Section && a.Subject == b.Subject && a.Case == b.Case
+// line says who is ahead of the row and who is level with it.
+func (s standing) line() string {
+	text := fmt.Sprintf("%s: %s", escape(s.row.Name()), amount(s.row, s.row.Main()))
+	if len(s.ahead) > 0 {
+		text += "; ahead: " + strings.Join(s.ahead, ", ")
+	}
+	if len(s.level) > 0 {
+		text += "; level with " + strings.Join(s.level, ", ")
+	}
+	return text
+}
+
+// amount is the median of m with its unit.
+func amount(r *result.Row, m result.Measure) string {
+	u := unitOf(m)
+	return u.number(median(r, m)) + " " + u.name
 }

@@ -1,6 +1,8 @@
 package report
 
 import (
+	"slices"
+
 	"gonum.org/v1/plot/vg"
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
@@ -12,7 +14,10 @@ func (d *document) coldFigure(rows []*result.Row, link string) *figure {
 	f := &figure{title: "Cold starts, " + link + ": seconds until ready, and ratio to " + result.Baseline, cols: 3, height: tall(names)}
 	f.legend = []entry{
 		{"pull", block(grey)}, {"create to ready (paler)", block(pale(grey))},
-		{"floor", stroke(marker, true)}, {"range of the total", stroke(whisker, false)}, ownScale,
+		{"estimated floor", stroke(marker, true)}, {"range of the total", stroke(whisker, false)}, ownScale,
+	}
+	if slices.ContainsFunc(rows, atOnce) {
+		f.legend = slices.Insert(f.legend, 2, entry{"total of several at once (hollow)", hollow(grey)})
 	}
 	for _, workload := range distinct(rows, subject) {
 		var b bars
@@ -37,13 +42,16 @@ func (f *figure) add(b bars, title string, names []string) {
 func tall(names []string) vg.Length { return vg.Length(len(names))*15 + 34 }
 
 // coldBar stacks what comes after the pull on it so that the bar ends at the median of the totals, which is what the table says; the
-// medians of the two parts may have another sum.
+// medians of the two parts may have another sum. Of several at once the parts are means, and the bar is the total alone.
 func (d *document) coldBar(r *result.Row) bar {
 	b := d.plainBar(r, result.Total)
 	if b.gone != nil {
 		return b
 	}
-	if has(r, result.Pull) {
+	switch {
+	case atOnce(r):
+		b.edge, b.fills[0] = b.fills[0], white
+	case has(r, result.Pull):
 		pull := min(median(r, result.Pull), b.span.Median)
 		b.fills = append(b.fills, pale(b.fills[0]))
 		b.ends = []float64{pull, b.span.Median}

@@ -14,6 +14,7 @@ import (
 type bar struct {
 	fills []color.Color
 	ends  []float64      // where each fill ends; they stand one behind the other
+	edge  color.Color    // around a bar that has no parts; or nil
 	span  result.Summary // of the whole
 	mark  float64        // an upright line; 0 is none
 	note  string         // behind the bar
@@ -64,12 +65,22 @@ func (b bar) plot(c draw.Canvas, x func(float64) vg.Length, slot vg.Rectangle) {
 		c.FillPolygon(fill, corners(from))
 		from.Min.X = from.Max.X
 	}
+	if b.edge != nil {
+		slot.Max.X = from.Max.X
+		frame(c, b.edge, slot)
+	}
 	middle := (slot.Min.Y + slot.Max.Y) / 2
 	c.StrokeLine2(whisker, x(b.span.Min), middle, x(b.span.Max), middle)
 	if b.mark > 0 {
 		c.StrokeLine2(marker, x(b.mark), slot.Min.Y-1, x(b.mark), slot.Max.Y+1)
 	}
 	c.FillText(style(small), vg.Point{X: max(x(b.span.Max), x(b.mark)) + 4, Y: middle}, b.note)
+}
+
+// frame draws the edge of a hollow bar.
+func frame(c draw.Canvas, edge color.Color, at vg.Rectangle) {
+	around := corners(at)
+	c.StrokeLines(draw.LineStyle{Color: edge, Width: 1.2}, append(around, around[:2]...))
 }
 
 // tile makes a plot of the bars, with the names to the left unless nil.

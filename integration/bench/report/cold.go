@@ -2,14 +2,21 @@ package report
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
 )
 
-const floorText = "The *floor* is what no system can beat: the dependent round trips of the start times the latency of the link, and then " +
-	"the longer of two things that can go on side by side: the bytes that have to come over the link's bandwidth, and the same " +
-	"command on a local overlayfs with a warm page cache. Total/floor says how far from it a system is; 1 would be perfect."
+const floorText = "The *estimated floor* is what the best start could reach, not a bound that is proven: the round trips that depend on each " +
+	"other times the link's latency, and then the longer of two things that can go on side by side. One is the transfer of the bytes " +
+	"that a run touched: the pages that it left in the page cache, compressed with gzip -6; for an ordinary image, which cannot be read in " +
+	"pieces, the whole image. The other is the fastest local run: the same command on an unpacked image in the page cache. The bytes " +
+	"and the round trips stand beside it. Total/floor says how far above it a system is."
+
+const atOnceText = "Several containers start at once: pull and create to ready are means over them, and the total ends when the last of them is " +
+	"ready, so that the two do not add up to it."
 
 // cold writes the section for cold starts: for each link who is ahead, a plot, and two tables per workload.
 func (d *document) cold() error {
@@ -18,7 +25,8 @@ func (d *document) cold() error {
 		return nil
 	}
 	d.printf("## Cold starts\n\n*Pull* is from the request to pull until the image is there, *create to ready* from the request to ")
-	d.printf("create a container until its program is ready; the total of both is what counts.\n\n%s\n\n", floorText)
+	d.printf("create a container until its program is ready; the total of both is what counts. Where several containers start at once the ")
+	d.printf("two are means, and do not add up to the total, which ends when the last is ready.\n\n%s\n\n", floorText)
 	for _, link := range distinct(rows, kase) {
 		there := choose(rows, kase, link)
 		d.printf("### Cold starts, %s\n\n", escape(link))
@@ -30,6 +38,7 @@ func (d *document) cold() error {
 			rivals := ranked(choose(there, subject, workload))
 			d.printf("#### %s, %s\n\n", escape(workload), escape(link))
 			d.coldTimes(rivals)
+			d.remarks(rivals)
 			d.coldCosts(rivals)
 			d.repeated(rivals)
 		}
@@ -53,7 +62,7 @@ func (d *document) totals(rows []*result.Row) {
 		}
 		lines = append(lines, cells)
 	}
-	d.printf("Total and ratio; the fastest is bold.\n\n")
+	d.printf("Total and ratio; the smallest median is bold.\n\n")
 	d.table(head, lines)
 }
 
@@ -94,13 +103,13 @@ func ranked(rows []*result.Row) []*result.Row {
 
 // coldTimes is the table of the rivals' times. Only here do failures give their reasons.
 func (d *document) coldTimes(rivals []*result.Row) {
-	head := []string{"fastest first", "pull, s", "create to ready, s", "total, s", "ratio", "floor, s", "total/floor"}
+	head := []string{"fastest first", "pull, s", "create to ready, s", "total, s", "ratio", "estimated floor, s", "total/floor"}
 	var lines [][]string
 	for _, r := range rivals {
 		cells := []string{escape(r.System), failure(r), "", "", "", "", ""}
 		if r.OK() {
 			floor, above := floor(r)
-			cells = []string{escape(r.System), cell(r, result.Pull), cell(r, result.Run), "**" + cell(r, result.Total) + "**",
+			cells = []string{escape(r.System), timing(r, result.Pull), timing(r, result.Run), "**" + timing(r, result.Total) + "**",
 				d.ratio(r, result.Total), floor, above}
 		}
 		lines = append(lines, cells)
@@ -117,10 +126,29 @@ func (d *document) repeated(rows []*result.Row) {
 	}
 }
 
-// floor returns the row's floor, and how far above it the row is.
+// remarks say what has to be known to read the table of the rivals' times.
+func (d *document) remarks(rivals []*result.Row) {
+	if slices.ContainsFunc(rivals, atOnce) {
+		d.printf("%s\n\n", atOnceText)
+	}
+	if slices.ContainsFunc(rivals, func(r *result.Row) bool { return r.OK() && many(r, result.Total) }) {
+		d.printf("Means are beside the medians because the study that this follows gives means.\n\n")
+	}
+}
+
+// atOnce says whether several containers started at the same moment in a cold start: the subject says so.
+func atOnce(r *result.Row) bool { return strings.Contains(r.Subject, "at once") }
+
+// floor returns the row's estimated floor with its bytes and round trips, and how far above it the row is.
 func floor(r *result.Row) (seconds, above string) {
-	if r.Floor == nil || r.Floor.Seconds <= 0 || !has(r, result.Total) {
+	if !hasFloor(r) {
 		return none, none
 	}
-	return unitOf(result.Total).number(r.Floor.Seconds), times(median(r, result.Total) / r.Floor.Seconds)
+	f := r.Floor
+	seconds = fmt.Sprintf("%s (%s MB, %d trips)", unitOf(result.Total).number(f.Seconds), unitOf(result.BytesReady).number(f.Bytes), f.RoundTrips)
+	return seconds, times(median(r, result.Total) / f.Seconds)
+}
+
+func hasFloor(r *result.Row) bool {
+	return r.Floor != nil && r.Floor.Seconds > 0 && has(r, result.Total)
 }

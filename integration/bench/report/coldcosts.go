@@ -1,12 +1,23 @@
 package report
 
-import "github.com/sluice-snapshotter/sluice/integration/bench/result"
+import (
+	"slices"
+
+	"github.com/sluice-snapshotter/sluice/integration/bench/result"
+)
 
 // column is one of a table whose rows are systems.
 type column struct {
 	head    string
 	measure result.Measure
 }
+
+// withRatio are the costs that are shown with their ratios to the baseline.
+var withRatio = []result.Measure{result.BytesReady, result.BytesAll, result.CPU, result.RSS, result.ContainerdRSS}
+
+const restText = "¹ until nothing had come through the link for 6 seconds, which does not wait for snapshotters that pause longer before they " +
+	"fetch in the background (SOCI pauses for 30 seconds). Measured only in the first repetition, and only of python and of the images for " +
+	"machine learning, on one link each."
 
 var costs = []column{
 	{"MB until ready", result.BytesReady},
@@ -15,7 +26,8 @@ var costs = []column{
 	{"requests in all¹", result.RequestsAll},
 	{"s until all¹", result.All},
 	{"CPU, s", result.CPU},
-	{"peak RSS, MB", result.RSS},
+	{"snapshotter's peak RSS, MB", result.RSS},
+	{"containerd's peak RSS, MB", result.ContainerdRSS},
 	{"page cache, MB", result.PageCache},
 	{"disk, MB", result.Disk},
 }
@@ -33,12 +45,16 @@ func (d *document) coldCosts(rivals []*result.Row) {
 		}
 		cells := []string{escape(r.System)}
 		for _, c := range costs {
-			cells = append(cells, cell(r, c.measure))
+			text := cell(r, c.measure)
+			if slices.Contains(withRatio, c.measure) {
+				text = d.compared(r, c.measure)
+			}
+			cells = append(cells, text)
 		}
 		lines = append(lines, cells)
 	}
 	if len(lines) > 0 {
 		d.table(head, lines)
-		d.printf("¹ until nothing more came through the link, of one repetition.\n\n")
+		d.printf("%s\n\n", restText)
 	}
 }

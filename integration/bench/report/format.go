@@ -69,6 +69,24 @@ func cell(r *result.Row, m result.Measure) string {
 	return unitOf(m).summary(result.Summarize(r.Measures[m]))
 }
 
+// enough repetitions for a mean to be worth showing.
+const enough = 20
+
+func many(r *result.Row, m result.Measure) bool { return len(r.Measures[m]) >= enough }
+
+// timing is a cell with the mean too if there are many repetitions.
+func timing(r *result.Row, m result.Measure) string {
+	text := cell(r, m)
+	if !has(r, m) || !many(r, m) {
+		return text
+	}
+	sum := 0.0
+	for _, v := range r.Measures[m] {
+		sum += v
+	}
+	return text + ", mean " + unitOf(m).number(sum/float64(len(r.Measures[m])))
+}
+
 func times(ratio float64) string {
 	switch {
 	case ratio >= 100:
@@ -123,3 +141,11 @@ var escaper = strings.NewReplacer(`\`, `\\`, "|", `\|`, "\n", " ", "\r", " ", "<
 
 // escape makes the text stand for itself in Markdown, in a table too.
 func escape(text string) string { return escaper.Replace(text) }
+
+func escapeAll(texts []string) []string {
+	var all []string
+	for _, text := range texts {
+		all = append(all, escape(text))
+	}
+	return all
+}

@@ -67,6 +67,11 @@ func block(fill color.Color) func(draw.Canvas, vg.Rectangle) {
 	return func(c draw.Canvas, at vg.Rectangle) { c.FillPolygon(fill, corners(at)) }
 }
 
+// hollow is the thumbnail of a bar that is only an edge.
+func hollow(edge color.Color) func(draw.Canvas, vg.Rectangle) {
+	return func(c draw.Canvas, at vg.Rectangle) { frame(c, edge, at) }
+}
+
 // stroke is a thumbnail with a line from one corner to the other, or along it.
 func stroke(sty draw.LineStyle, upright bool) func(draw.Canvas, vg.Rectangle) {
 	return func(c draw.Canvas, at vg.Rectangle) {

@@ -11,7 +11,8 @@ func subject(r *result.Row) string { return r.Subject }
 func kase(r *result.Row) string    { return r.Case }
 func system(r *result.Row) string  { return r.System }
 
-// ours says whether the system is Sluice, with whatever image.
+// ours says whether the system is Sluice, with whatever image. The name is enough: the suite refuses peers whose names begin with
+// "sluice" (system.ReadPeers).
 func ours(system string) bool { return strings.HasPrefix(system, "sluice") }
 
 // choose returns the rows for which key is value.
@@ -67,7 +68,7 @@ func find(rows []*result.Row, ofCase, ofSystem string) *result.Row {
 	return nil
 }
 
-// better says whether a is ahead of b by m: strictly, by medians.
+// better says whether a has the better median of m. Whether that means anything is for apart to say.
 func better(a, b *result.Row, m result.Measure) bool {
 	x, y := median(a, m), median(b, m)
 	if m.More() {
@@ -76,7 +77,7 @@ func better(a, b *result.Row, m result.Measure) bool {
 	return x < y
 }
 
-// best returns the row with the best main measure among those that are OK, or nil.
+// best returns the row with the best median of its main measure among those that are OK, or nil.
 func best(rows []*result.Row) *result.Row {
 	var first *result.Row
 	for _, r := range rows {

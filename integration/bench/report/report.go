@@ -1,7 +1,7 @@
 // Package report turns a result.Report into what people read: report.md and its plots, each as SVG and as PNG.
 //
-// A row that failed has no figures here: its cells say FAILED, its place in a plot is empty and says so. A system is ahead in a
-// situation if its main measure (result.Row.Main) is better than that of the others; a tie is not ahead.
+// A row that failed has no figures here: its cells say FAILED, its place in a plot is empty and says so. A system is ahead of another in
+// a situation if its main measure (result.Row.Main) is better by more than noise; else they are level, see apart.
 //
 // The same report gives the same bytes. Nothing here is safe for concurrent use in one directory.
 package report
@@ -23,12 +23,14 @@ func Write(p *result.Report, dir string) error {
 	d.colours = palette(d.systems)
 	d.head()
 	d.setup()
+	d.caveats()
 	for _, section := range []func() error{d.cold, d.steady, d.scaling} {
 		if err := section(); err != nil {
 			return fmt.Errorf("write report in %s: %w", dir, err)
 		}
 	}
 	d.notAhead()
+	d.more()
 	if err := os.WriteFile(filepath.Join(dir, "report.md"), []byte(d.text.String()), 0o644); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
@@ -49,8 +51,15 @@ func (d *document) printf(format string, args ...any) { fmt.Fprintf(&d.text, for
 
 func (d *document) head() {
 	p := d.report
-	d.printf("# Benchmarks, %s\n\n", p.Started.UTC().Format(time.DateOnly))
-	d.printf("Measured from %s to %s. ", p.Started.UTC().Format("2006-01-02 15:04 MST"), p.Finished.UTC().Format("2006-01-02 15:04 MST"))
+	const minute = "2006-01-02 15:04 MST"
+	started := p.Started.UTC()
+	d.printf("# Benchmarks, %s", started.Format(time.DateOnly))
+	if p.Finished.IsZero() {
+		d.printf(" (partial)\n\n**This report is partial: the run that began at %s did not end, or has not ended yet.** ", started.Format(minute))
+		d.printf("What was not measured by then is missing or says so. ")
+	} else {
+		d.printf("\n\nMeasured from %s to %s. ", started.Format(minute), p.Finished.UTC().Format(minute))
+	}
 	d.printf("Figures are medians of the repetitions, with their range in brackets; MB are millions of bytes. ")
 	d.printf("Ratios (×) are to %s in the same situation, which was measured in turn with the others. ", result.Baseline)
 	d.printf("A row of which any repetition failed has no figures.\n\n")

@@ -40,29 +40,64 @@ func checkText(t *testing.T, text string) {
 	t.Helper()
 	for name, want := range map[string]string{
 		"date":                   "# Benchmarks, 2026-02-03\n",
-		"versions":               "| containerd | v2.4.2 |\n| runc | 1.4\\|x |\n",
+		"versions":               "| containerd | v2.4.2 |\n| gunzip of containerd | igzip |\n| runc | 1.4\\|x |\n",
 		"who is ahead":           "| redis | 4.00 | **1.00, 0.25×** | 5.00, 1.25× | – | 3.00, 0.75× |\n",
 		"totals, failed":         "| py\\|thon | 40.0 | **10.0, 0.25×** | 10.0, 0.25× | FAILED 1 of 3 | 20.0, 0.50× |\n",
-		"times":                  "| sluice | 0.500 (0.450–0.550) | 0.500 (0.450–0.550) | **1.00 (0.900–1.10)** | 0.25× | 0.500 | 2.00× |\n",
-		"no ratio to itself":     "| overlayfs | 2.00 (1.80–2.20) | 2.00 (1.80–2.20) | **4.00 (3.60–4.40)** | 1.00× | 0.500 | 8.00× |\n",
+		"times":                  "| sluice | 0.500 (0.450–0.550) | 0.500 (0.450–0.550) | **1.00 (0.900–1.10)** | 0.25× | 0.500 (20.0 MB, 10 trips) | 2.00× |\n",
+		"no ratio to itself":     "| overlayfs | 2.00 (1.80–2.20) | 2.00 (1.80–2.20) | **4.00 (3.60–4.40)** | 1.00× | 0.500 (20.0 MB, 10 trips) | 8.00× |\n",
 		"failed row":             "| sluice zstd | FAILED 1 of 3: exit 1 \\| no space left |  |  |  |  |  |\n",
-		"costs":                  "| sluice | 12.0 (10.8–13.2) | 30 (27–33) | 90.0 | – | 6.00 | 0.100 (0.090–0.110) |",
+		"costs":                  "| sluice | 12.0 (10.8–13.2), 0.25× | 30 (27–33) | 90.0, 1.00× | – | 6.00 | 0.100 (0.090–0.110), 0.25× | 50.0 (45.0–55.0) | 60.0 (54.0–66.0), 1.00× | – |",
+		"costs of the baseline":  "| overlayfs | 48.0 (43.2–52.8) | 30 (27–33) | 90.0 | – | 24.0 | 0.400 (0.360–0.440) | – | 60.0 (54.0–66.0) | – |",
+		"costs not measured":     "| sluice | – | – | – | – | – | 1.00 (1.00–3.00), 1.00× | – | – | – | – |\n",
+		"means":                  "| sluice | 0.500 (0.500–1.50), mean 0.550 | 0.500 (0.500–1.50), mean 0.550 | **1.00 (1.00–3.00), mean 1.10** | 0.25× | – | – |\n",
+		"why means":              "**4.00 (4.00–12.0), mean 4.40** | 1.00× | – | – |\n\nMeans are beside",
+		"at once":                "| overlayfs | 4.00 (3.60–4.40) | 4.00 (3.60–4.40) | **8.00 (7.20–8.80)** | 1.00× | 0.500 (20.0 MB, 10 trips) | 16.0× |\n\n" + atOnceText,
+		"memory after reading":   "| MB | complete, cold |\n|---|---:|\n| sluice | 80.0 (72.0–88.0) |\n\n",
+		"what to keep in mind":   "- Prefetch lists are recorded from the very command",
+		"decompression":          "are faster; the setup says which it was.\n",
 		"more is better":         "### sequential read, MB/s\n\nMore is better",
 		"throughput":             "| sluice | 900 (810–990), 0.90× | 500 (450–550), 1.00× |\n",
 		"steady failed":          "| peer\\|one | FAILED 3 of 3 | – |\n",
 		"steady reason":          "- peer\\|one, complete, cold: FAILED 3 of 3: mount: \\_\\_no\\_\\_\n",
 		"operations":             "### random 4 KiB read, operations/s\n",
 		"scaling sorted by X":    "| s | 1 | 10 | 100 |\n",
+		"scaling floor":          "| s | 1 | 10 | 100 |\n|---|---:|---:|---:|\n| overlayfs | 4.00× of 0.500 (20.0 MB, 10 trips) |",
+		"scaling floor, failed":  "| peer\\|one | 3.00× of 0.500 (20.0 MB, 10 trips) | – | 6.00× of 0.500 (20.0 MB, 10 trips) |\n",
 		"scaling ratio":          "| sluice | 1.00 (0.900–1.10), 0.50× | 1.20 (1.08–1.32), 0.060× |",
 		"behind":                 "- cold/redis/10 ms, 100 MB/s/sluice esgz: 5.00 s; ahead: peer\\|one 3.00 s, overlayfs 4.00 s\n",
-		"behind by throughput":   "- steady/sequential read/complete, cold/sluice: 900 MB/s; ahead: overlayfs 1000 MB/s\n",
-		"a tie":                  "- steady/sequential read/complete, warm/sluice: 500 MB/s; ahead: overlayfs 500 MB/s (equal)\n",
+		"ranges overlap":         "- steady/sequential read/complete, cold/sluice: 900 MB/s; level with overlayfs 1000 MB/s\n",
+		"a tie":                  "- steady/sequential read/complete, warm/sluice: 500 MB/s; level with overlayfs 500 MB/s\n",
+		"more of something":      "needs least: 1\n\n- cold/redis/10 ms, 100 MB/s/sluice esgz: 60.0 MB until ready (peer\\|one 36.0), 0.500 s of CPU (peer\\|one 0.300)\n\n",
 		"failed is not ahead":    "- cold/py\\|thon/10 ms, 100 MB/s/sluice zstd: FAILED 1 of 3: exit 1 \\| no space left\n",
-		"count of what is ahead": "## Not ahead\n\nSluice is ahead of all other systems in 10 rows; in 1 there is no other to compare with. In 5 rows",
+		"count of what is ahead": "## Not ahead\n\n",
+		"ahead":                  "Sluice is ahead of all other systems in 13 rows; in 1 there is no other to compare with.\n\n",
+		"behind or failed":       "Rows in which another is ahead, or Sluice failed: 3\n\n",
+		"level":                  "Rows in which Sluice is level with another, and none is ahead: 2\n\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%s: no %q", name, want)
 		}
+	}
+}
+
+// A run that did not end has no time of its end.
+func TestUnfinished(t *testing.T) {
+	p := &result.Report{Started: sample().Started}
+	whole, partial := &document{report: sample()}, &document{report: p}
+	whole.head()
+	partial.head()
+	text := partial.text.String()
+	for _, want := range []string{"# Benchmarks, 2026-02-03 (partial)\n\n", "**This report is partial: the run that began at 2026-02-03 04:05 UTC did not end"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in %s", want, text)
+		}
+	}
+	if strings.Contains(text, "0001") || strings.Contains(text, "Measured from") {
+		t.Errorf("it shows a time at which it ended: %s", text)
+	}
+	text = whole.text.String()
+	if strings.Contains(text, "partial") || !strings.Contains(text, "Measured from 2026-02-03 04:05 UTC to 2026-02-03 07:08 UTC. ") {
+		t.Errorf("it ended: %s", text)
 	}
 }
 
@@ -93,7 +128,7 @@ func checkNotAhead(t *testing.T, text string) {
 			t.Errorf("%s is in the list: %s", name, list)
 		}
 	}
-	if n := strings.Count(list, "\n- "); n != 5 {
+	if n := strings.Count(list, "\n- "); n != 6 {
 		t.Errorf("%d lines: %s", n, list)
 	}
 }

@@ -26,7 +26,7 @@ func sample() *result.Report {
 		Finished: time.Date(2026, 2, 3, 7, 8, 0, 0, time.UTC),
 		Setup: result.Setup{
 			Kernel: "6.12.0", CPU: "A | B", CPUs: 2, Memory: 8e9, Filesystem: "ext4",
-			Versions: map[string]string{"runc": "1.4|x", "containerd": "v2.4.2"},
+			Versions: map[string]string{"runc": "1.4|x", "containerd": "v2.4.2", "gunzip of containerd": "igzip"},
 			Settings: map[string]string{"repetitions": "3", "drop_caches": "yes"},
 		},
 	}
@@ -57,8 +57,24 @@ func coldRow(workload, link, system string, total float64) *result.Row {
 	r.Add(map[result.Measure]float64{result.BytesAll: 90e6, result.All: 6 * total})
 	r = repeated(r, map[result.Measure]float64{
 		result.Pull: total / 2, result.Run: total / 2, result.Total: total, result.BytesReady: 12e6 * total, result.RequestsReady: 30,
-		result.CPU: total / 10, result.RSS: 50e6, result.Disk: 100e6,
+		result.CPU: total / 10, result.ContainerdRSS: 60e6, result.Disk: 100e6,
 	})
+	if system != result.Baseline {
+		r = repeated(r, map[result.Measure]float64{result.RSS: 50e6})
+	}
+	return r
+}
+
+// longRow has many repetitions, whose mean is 1.1 times their median.
+func longRow(system string, total float64) *result.Row {
+	r := &result.Row{Section: result.Cold, Subject: "redis, 20 in a row", Case: slow, System: system}
+	for i := range enough {
+		f := 1.0
+		if i == 0 {
+			f = 3
+		}
+		r.Add(map[result.Measure]float64{result.Pull: f * total / 2, result.Run: f * total / 2, result.Total: f * total, result.CPU: f})
+	}
 	return r
 }
 
@@ -80,6 +96,10 @@ func coldRows() []*result.Row {
 		coldRow("redis", like, "overlayfs", 2),
 		coldRow("redis", like, "sluice", 0.02),
 		coldRow("other machine", like, "sluice", 1),
+		coldRow("redis, 10 at once", slow, "overlayfs", 8),
+		coldRow("redis, 10 at once", slow, "sluice", 6),
+		longRow("overlayfs", 4),
+		longRow("sluice", 1),
 	}
 }
 
@@ -101,6 +121,9 @@ func steadyRows() []*result.Row {
 		steadyRow("sequential read", "complete, warm", "sluice", result.Throughput, 500e6),
 		steadyRow("random 4 KiB read", "complete, cold", "overlayfs", result.Rate, 1000),
 		steadyRow("random 4 KiB read", "complete, cold", "sluice", result.Rate, 2000),
+		repeated(steadyRow("tar", "complete, cold", "sluice", result.Seconds, 1), map[result.Measure]float64{result.RSS: 80e6}),
+		steadyRow("tar", "complete, cold", "overlayfs", result.Seconds, 2),
+		failed(repeated(steadyRow("tar", "complete, cold", peer, result.Seconds, leak), map[result.Measure]float64{result.RSS: leak * 1e6}), "no"),
 		steadyRow("find", "complete, cold", "overlayfs", result.Seconds, 2),
 		steadyRow("find", "complete, cold", "sluice", result.Seconds, 1),
 	}
@@ -108,7 +131,10 @@ func steadyRows() []*result.Row {
 
 func scalingRow(what string, x float64, system string, total float64) *result.Row {
 	r := coldRow(what, fmt.Sprint(x), system, total)
-	r.Section, r.X, r.Floor = result.Scaling, x, nil
+	r.Section, r.X = result.Scaling, x
+	if what != "layers" {
+		r.Floor = nil
+	}
 	return r
 }
 

@@ -1,8 +1,14 @@
 package report
 
 import (
+	"slices"
+
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
 )
+
+const steadyText = "In a *first read* nothing of the contents is on the node; Sluice's fetching in the background is off, so that what comes is what " +
+	"the operation asks for. Other lazy snapshotters are as they are configured. Overlayfs has unpacked everything by then, in a pull that " +
+	"is not timed here: its first read is one from disk. The times of *find* and *tar* include passing on what they print through a pipe."
 
 // steady writes the section for the use of mounts: plots per kind of measure, and a table per operation.
 func (d *document) steady() error {
@@ -10,7 +16,7 @@ func (d *document) steady() error {
 	if len(rows) == 0 {
 		return nil
 	}
-	d.printf("## Steady state\n\nOne operation on a mount, by the state of the mount and of the page cache.\n\n")
+	d.printf("## Steady state\n\nOne operation on a mount, by the state of the mount and of the page cache. %s\n\n", steadyText)
 	for _, kind := range []struct {
 		measure result.Measure
 		name    string
@@ -31,7 +37,19 @@ func (d *document) steady() error {
 	for _, operation := range distinct(rows, subject) {
 		d.operation(choose(rows, subject, operation))
 	}
+	d.steadyMemory(rows)
 	return nil
+}
+
+// steadyMemory is the table of the snapshotters' memory, which is measured when they have served the whole image.
+func (d *document) steadyMemory(rows []*result.Row) {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r *result.Row) bool { return !has(r, result.RSS) })
+	if len(rows) == 0 {
+		return
+	}
+	d.printf("### Peak RSS of the snapshotter after reading everything, MB\n\nSince it started: it has fetched the whole image, and served ")
+	d.printf("it to every operation up to %s.\n\n", escape(rows[0].Subject))
+	d.byCase(rows, result.RSS, distinct(rows, kase))
 }
 
 // operation writes the table of the rows, which are those of one operation.
@@ -47,10 +65,7 @@ func (d *document) operation(rows []*result.Row) {
 
 // byCase is a table of m with a line per system and a column per case, with ratios.
 func (d *document) byCase(rows []*result.Row, m result.Measure, cases []string) {
-	head := []string{unitOf(m).name}
-	for _, c := range cases {
-		head = append(head, escape(c))
-	}
+	head := append([]string{unitOf(m).name}, escapeAll(cases)...)
 	var lines [][]string
 	for _, name := range d.here(rows) {
 		cells := []string{escape(name)}

@@ -52,6 +52,9 @@ func (r *runner) memory(p place, values map[result.Measure]float64) error {
 	if p.operation != tarName || p.kase != CompleteCold {
 		return nil
 	}
+	if !r.nodes[p.system].HasSnapshotter() {
+		return nil
+	}
 	u, err := r.nodes[p.system].SnapshotterUsage()
 	values[result.RSS] = float64(u.Peak)
 	return err
