@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"regexp"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -30,6 +31,7 @@ type Count struct {
 type Counts struct {
 	Kinds map[Kind]Count
 	Blobs map[digest.Digest]Count // reads of blobs, by digest
+	Last  time.Time               // when the last body byte left; zero if none has
 }
 
 // Total sums over all kinds.
@@ -46,22 +48,28 @@ type counters struct {
 	mu    sync.Mutex
 	kinds map[Kind]Count
 	blobs map[digest.Digest]Count
+	last  time.Time
 }
 
 // Counts returns what passed so far.
 func (l *Link) Counts() Counts {
 	l.counters.mu.Lock()
 	defer l.counters.mu.Unlock()
-	return Counts{Kinds: clone(l.counters.kinds), Blobs: clone(l.counters.blobs)}
+	return l.counters.now()
 }
 
 // ResetCounts starts again from zero and returns what had passed.
 func (l *Link) ResetCounts() Counts {
 	l.counters.mu.Lock()
 	defer l.counters.mu.Unlock()
-	c := Counts{Kinds: clone(l.counters.kinds), Blobs: clone(l.counters.blobs)}
-	l.counters.kinds, l.counters.blobs = nil, nil
+	c := l.counters.now()
+	l.counters.kinds, l.counters.blobs, l.counters.last = nil, nil, time.Time{}
 	return c
+}
+
+// now copies the counts; the caller holds mu.
+func (c *counters) now() Counts {
+	return Counts{Kinds: clone(c.kinds), Blobs: clone(c.blobs), Last: c.last}
 }
 
 func (c *counters) request(k Kind, blob digest.Digest) { c.add(k, blob, Count{Requests: 1}) }
@@ -73,6 +81,9 @@ func (c *counters) bytes(k Kind, blob digest.Digest, n int) {
 func (c *counters) add(k Kind, blob digest.Digest, d Count) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if d.Bytes > 0 {
+		c.last = time.Now()
+	}
 	c.kinds = plus(c.kinds, k, d)
 	if blob != "" {
 		c.blobs = plus(c.blobs, blob, d)

@@ -148,6 +148,32 @@ func TestCounts(t *testing.T) {
 	}
 }
 
+// TestLast: the moment of the last body byte stays as it is while nothing comes, whatever else is asked for, and goes with the counts.
+func TestLast(t *testing.T) {
+	g := newRegistry(100_000)
+	l := start(t, g, Options{})
+	if last := l.Counts().Last; !last.IsZero() {
+		t.Errorf("before anything came: %s", last)
+	}
+	before := time.Now()
+	get(t, l, g.path())
+	last, after := l.Counts().Last, time.Now()
+	if last.Before(before) || last.After(after) {
+		t.Errorf("%s, want a moment from %s to %s", last, before, after)
+	}
+	l.Inject(Rule{Kind: Manifest}, Reset{After: -1})
+	get(t, l, "/v2/some/image/manifests/latest")
+	if c := l.Counts(); !c.Last.Equal(last) || c.Kinds[Manifest] != (Count{Requests: 1}) {
+		t.Errorf("after a request without an answer: %+v, want %s", c, last)
+	}
+	if c := l.ResetCounts(); !c.Last.Equal(last) {
+		t.Errorf("reset returns %s, want %s", c.Last, last)
+	}
+	if last := l.Counts().Last; !last.IsZero() {
+		t.Errorf("after reset: %s", last)
+	}
+}
+
 func TestKeepAlive(t *testing.T) {
 	g := newRegistry(1000)
 	l := start(t, g, Options{Latency: time.Millisecond})

@@ -1,13 +1,10 @@
 package stack
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 )
 
@@ -77,23 +74,7 @@ func (d *daemon) close() error {
 	if d.process != nil {
 		err = d.process.stop()
 	}
-	return errors.Join(err, d.misdeeds())
-}
-
-// misdeeds finds panics and data races in the daemon's log: the runtime's own words, not the daemon's.
-func (d *daemon) misdeeds() error {
-	f, err := os.Open(d.node.path("sluice.log"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		line := lines.Text()
-		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") || strings.Contains(line, "WARNING: DATA RACE") {
-			return fmt.Errorf("the daemon's log has %q:\n%s", line, tail(f.Name(), 100))
-		}
-	}
-	return nil
+	return errors.Join(err, misdeeds(d.node.path("sluice.log")))
 }
 
 // KillDaemon ends the daemon with SIGKILL, all its processes at once.

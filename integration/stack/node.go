@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -135,35 +136,44 @@ func serving(ctx context.Context, socket string) error {
 	return nil
 }
 
-// Close stops everything, unmounts what is still mounted below the node's folder, and removes it. An error may also be that a part had
-// ended by itself, or that the daemon's log shows a panic or a data race.
+// Close stops everything, containers as well, unmounts what is still mounted below the node's folder, and removes it. An error may also be
+// that a part had ended by itself, or that the log of the daemon or of the other snapshotter shows a panic or a data race.
 func (n *Node) Close() error {
 	var errs []error
 	if n.containerd != nil {
 		errs = append(errs, n.containerd.stop())
 	}
+	shims, err := n.killShims()
+	errs = append(errs, err)
 	if n.daemon != nil {
 		errs = append(errs, n.daemon.close())
 	}
 	if n.proxy != nil {
-		errs = append(errs, n.proxy.stop())
+		errs = append(errs, n.proxy.stop(), misdeeds(n.proxy.log))
 	}
-	errs = append(errs, n.unmount(), os.RemoveAll(n.dir))
-	return errors.Join(errs...)
+	remains, err := n.killRemains()
+	errs = append(errs, err, await(append(shims, remains...)))
+	return errors.Join(append(errs, n.unmount(), os.RemoveAll(n.dir))...)
 }
 
-// unmount takes away what is mounted below the node's folder, last mounted first.
+// unmount takes away what is mounted below the node's folder, last mounted first. Nothing is asked of the file systems: some are FUSE
+// mounts whose server has gone, and what is mounted below such a one can no longer be named, but goes with it.
 func (n *Node) unmount() error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(n.dir))
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for i := len(mounts) - 1; i >= 0; i-- {
-		at := mounts[i].Mountpoint
-		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", at, err))
+	for {
+		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(n.dir))
+		if err != nil || len(mounts) == 0 {
+			return err
+		}
+		before := len(mounts)
+		errs = nil
+		for _, m := range slices.Backward(mounts) {
+			if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
+				errs = append(errs, fmt.Errorf("unmount %s: %w", m.Mountpoint, err))
+			}
+		}
+		if len(errs) == before { // none could be
+			return errors.Join(errs...)
 		}
 	}
-	return errors.Join(errs...)
 }

@@ -41,17 +41,24 @@ func StartMemoryRegistry(ctx context.Context, o link.Options) (*Registry, error)
 		return nil, err
 	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=90%"); err != nil {
-		return nil, fmt.Errorf("mount memory for a registry: %w", err)
+		return nil, errors.Join(fmt.Errorf("mount memory for a registry: %w", err), os.Remove(dir))
 	}
 	return startRegistry(ctx, dir, o)
 }
 
+// startRegistry starts a registry in dir, which goes with it, or at once if it cannot be started.
 func startRegistry(ctx context.Context, dir string, o link.Options) (_ *Registry, err error) {
+	r := &Registry{dir: dir}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+		}
+	}()
 	parts, err := Parts(ctx, Containerd2)
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{dir: dir, bin: filepath.Join(parts[0], "registry")}
+	r.bin = filepath.Join(parts[0], "registry")
 	if err := os.WriteFile(r.path("config.yml"), fmt.Appendf(nil, registryConfig, r.path("data"), r.path("sock")), 0o644); err != nil {
 		return nil, err
 	}
@@ -59,10 +66,7 @@ func startRegistry(ctx context.Context, dir string, o link.Options) (_ *Registry
 	if r.Link, err = link.Start(o); err != nil {
 		return nil, err
 	}
-	if err := r.Restart(ctx); err != nil {
-		return nil, errors.Join(err, r.Link.Close())
-	}
-	return r, nil
+	return r, r.Restart(ctx)
 }
 
 // A socket needs no free port. https://distribution.github.io/distribution/about/configuration/
@@ -137,7 +141,10 @@ func (r *Registry) answers(ctx context.Context) error {
 
 // Close stops the registry and the link and removes what is stored.
 func (r *Registry) Close() error {
-	err := r.Link.Close()
+	var err error
+	if r.Link != nil {
+		err = r.Link.Close()
+	}
 	if r.process != nil {
 		r.process.kill()
 	}

@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -9,16 +8,15 @@ import (
 	"time"
 )
 
-// Usage is what a process has used since it started.
+// Usage is what a process and its descendants have used since it started.
 type Usage struct {
-	CPU  time.Duration // user and system, of children that have ended as well
-	Peak int64         // bytes of resident memory at most
+	CPU  time.Duration // user and system, of descendants that have ended as well
+	Peak int64         // bytes of resident memory at most: the sum of the peaks of those that live, which need not have been at the same moment
 }
 
-// clockTick is the unit of the times in /proc/PID/stat: USER_HZ, which is 100 on every architecture that Go knows (proc_pid_stat(5)).
-const clockTick = time.Second / 100
-
-// ContainerdUsage is what containerd has used; shims are not part of it.
+// ContainerdUsage is what containerd has used. Shims and what they run are not part of it: a shim is the child of a first shim that ends at
+// once, so that it has process 1 for its parent before containerd speaks to it. (Of the first shim, containerd has waited for it: what it
+// used counts.)
 func (n *Node) ContainerdUsage() (Usage, error) { return n.containerd.usage() }
 
 // SnapshotterUsage is what the Sluice daemon, or the other snapshotter, has used; containerd's own usage where there is neither.
@@ -35,30 +33,34 @@ func (n *Node) SnapshotterUsage() (Usage, error) {
 // HasSnapshotter says whether the node has a snapshotter that is a process of its own.
 func (n *Node) HasSnapshotter() bool { return n.proxy != nil || n.daemon != nil }
 
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// usage adds up the process's tree. Times of a child that has ended are in its parent's once that has waited for it, so that each
+// process counts once: by itself or in its parent.
 func (p *process) usage() (u Usage, err error) {
-	dir := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
-	stat, err := os.ReadFile(dir + "stat")
+	all, err := tasks()
 	if err != nil {
 		return u, fmt.Errorf("usage of %s: %w", p.name, err)
 	}
-	// The second field is the program's name in parentheses, with whatever is in it.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 15 {
-		return u, fmt.Errorf("usage of %s: stat has %d fields", p.name, len(fields))
+	// The process itself is there even if it has just ended, or else it has no peak.
+	if u.Peak, err = peak(p.pid()); err != nil {
+		return u, fmt.Errorf("usage of %s: %w", p.name, err)
 	}
-	for _, f := range fields[11:15] { // utime, stime, cutime, cstime
-		ticks, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return u, fmt.Errorf("usage of %s: %w", p.name, err)
+	for _, t := range trees(all, p.pid()) {
+		u.CPU += t.cpu
+		if t.pid == p.pid() {
+			continue
 		}
-		u.CPU += time.Duration(ticks) * clockTick
+		if bytes, err := peak(t.pid); err == nil { // else it has ended
+			u.Peak += bytes
+		}
 	}
-	u.Peak, err = peak(dir + "status")
-	return u, err
+	return u, nil
 }
 
 // peak reads VmHWM, which is in KiB (proc_pid_status(5)).
-func peak(path string) (int64, error) {
+func peak(pid int) (int64, error) {
+	path := fmt.Sprintf("/proc/%d/status", pid)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err

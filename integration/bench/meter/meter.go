@@ -19,17 +19,20 @@ type Meter struct {
 	reg   *stack.Registry
 	start time.Time
 	then  state
+	quiet time.Duration // see Quiet
 }
 
 // state is what the machine and the node's processes say at one moment.
 type state struct {
-	cpu   time.Duration
-	cache int64 // bytes
+	cpu         time.Duration // of containerd and the snapshotter
+	containerd  int64         // bytes at most
+	snapshotter int64         // bytes at most; 0 where containerd has the snapshotter in itself
+	cache       int64         // bytes
 }
 
 // Begin drops the machine's caches, sets the link's counts to zero, and starts the clock.
 func Begin(n *stack.Node, reg *stack.Registry) (*Meter, error) {
-	m := &Meter{node: n, reg: reg}
+	m := &Meter{node: n, reg: reg, quiet: Quiet}
 	if err := stack.DropCaches(); err != nil {
 		return nil, err
 	}
@@ -52,47 +55,49 @@ func (m *Meter) Ready() (map[result.Measure]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	u, err := m.node.SnapshotterUsage()
-	if err != nil {
-		return nil, err
-	}
-	return map[result.Measure]float64{
+	values := map[result.Measure]float64{
 		result.BytesReady:    float64(count.Bytes),
 		result.RequestsReady: float64(count.Requests),
 		result.CPU:           (now.cpu - m.then.cpu).Seconds(),
-		result.RSS:           float64(u.Peak),
+		result.ContainerdRSS: float64(now.containerd),
 		result.PageCache:     float64(now.cache - m.then.cache),
-	}, nil
+	}
+	if m.node.HasSnapshotter() {
+		values[result.RSS] = float64(now.snapshotter)
+	}
+	return values, nil
 }
 
 // Quiet is how long nothing may come through the link for everything to have come. stargz-snapshotter pauses for five seconds before
 // it fetches what nobody asked for; SOCI for half a minute, which is not waited for.
 const Quiet = 6 * time.Second
 
-// Rest waits until the link has been quiet, and returns what came through it since Begin and when the last of it came. After limit it
-// gives up and returns nil: that a snapshotter goes on fetching for longer is no fault.
+// Rest waits until the link has been quiet, and returns what came through it since Begin and when the last of it came; the link may
+// have been quiet before the call. After limit it gives up and returns nil: that a snapshotter goes on fetching for longer is no fault.
 func (m *Meter) Rest(ctx context.Context, limit time.Duration) (map[result.Measure]float64, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	count, last, end := m.reg.Link.Counts().Total(), time.Now(), time.Now().Add(limit)
-	for time.Since(last) < Quiet {
+	for end := time.Now().Add(limit); ; {
+		counts, last := m.reg.Link.Counts(), m.start
+		if counts.Last.After(last) {
+			last = counts.Last
+		}
+		if time.Since(last) >= m.quiet {
+			return map[result.Measure]float64{
+				result.All:         last.Sub(m.start).Seconds(),
+				result.BytesAll:    float64(counts.Total().Bytes),
+				result.RequestsAll: float64(counts.Total().Requests),
+			}, nil
+		}
+		if time.Now().After(end) {
+			return nil, nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-tick.C:
 		}
-		if time.Now().After(end) {
-			return nil, nil
-		}
-		if now := m.reg.Link.Counts().Total(); now != count {
-			count, last = now, time.Now()
-		}
 	}
-	return map[result.Measure]float64{
-		result.All:         last.Sub(m.start).Seconds(),
-		result.BytesAll:    float64(count.Bytes),
-		result.RequestsAll: float64(count.Requests),
-	}, nil
 }
 
 func (m *Meter) state() (s state, err error) {
@@ -100,12 +105,13 @@ func (m *Meter) state() (s state, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.cpu = u.CPU
+	s.cpu, s.containerd = u.CPU, u.Peak
 	if m.node.HasSnapshotter() {
 		if u, err = m.node.SnapshotterUsage(); err != nil {
 			return s, err
 		}
 		s.cpu += u.CPU
+		s.snapshotter = u.Peak
 	}
 	s.cache, err = pageCache()
 	return s, err

@@ -18,13 +18,14 @@ const (
 	BytesAll      Measure = "all_bytes" // at the link in all; of one repetition
 	RequestsAll   Measure = "all_requests"
 
-	CPU        Measure = "cpu_s"            // of containerd and the snapshotter until ready, user and system
-	RSS        Measure = "rss_bytes"        // peak, of the process that unpacks or serves: the snapshotter, or containerd where it has none of its own
-	PageCache  Measure = "page_cache_bytes" // growth until ready, the machine's
-	Disk       Measure = "disk_bytes"       // below the node when its containers have ended
-	Seconds    Measure = "time_s"           // of one operation
-	Throughput Measure = "throughput_bytes_per_s"
-	Rate       Measure = "rate_per_s" // operations per second
+	CPU           Measure = "cpu_s"                // of containerd and the snapshotter until ready, user and system; shims and containers are not part of it
+	RSS           Measure = "rss_bytes"            // peak of the snapshotter's own processes since they started; absent where containerd has the snapshotter in itself
+	ContainerdRSS Measure = "containerd_rss_bytes" // peak of containerd since it started, with the snapshotter that it may have in itself
+	PageCache     Measure = "page_cache_bytes"     // growth until ready, the machine's
+	Disk          Measure = "disk_bytes"           // below the node when its containers have ended
+	Seconds       Measure = "time_s"               // of one operation
+	Throughput    Measure = "throughput_bytes_per_s"
+	Rate          Measure = "rate_per_s" // operations per second
 )
 
 // More says that a larger value is better.

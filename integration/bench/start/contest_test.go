@@ -86,7 +86,7 @@ func TestContest(t *testing.T) {
 			t.Fatalf("%s: %q", r.Name(), r.Failed)
 		}
 		for _, m := range []result.Measure{
-			result.Pull, result.Run, result.Total, result.BytesReady, result.RequestsReady, result.CPU, result.RSS, result.Disk,
+			result.Pull, result.Run, result.Total, result.BytesReady, result.RequestsReady, result.CPU, result.ContainerdRSS, result.Disk,
 		} {
 			if v := r.Measures[m]; len(v) != 2 || v[0] <= 0 {
 				t.Errorf("%s: %s is %v", r.Name(), m, v)
@@ -100,6 +100,9 @@ func TestContest(t *testing.T) {
 		if r.Floor == nil || r.Floor.Seconds <= 0 || r.Floor.Seconds > result.Summarize(r.Measures[result.Total]).Median {
 			t.Errorf("%s: floor %+v, total %v", r.Name(), r.Floor, r.Measures[result.Total])
 		}
+	}
+	if len(plain.Measures[result.RSS]) != 0 || len(lazy.Measures[result.RSS]) != 2 {
+		t.Errorf("peaks of the snapshotters: %v and %v", plain.Measures[result.RSS], lazy.Measures[result.RSS])
 	}
 	if b := plain.Measures[result.BytesReady][0]; b < float64(c.Size) {
 		t.Errorf("overlayfs was ready after %.0f bytes of %d", b, c.Size)
