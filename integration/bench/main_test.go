@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,13 +45,13 @@ func planned(t *testing.T, args ...string) []string {
 	var names []string
 	for _, w := range workload.All() {
 		for _, c := range b.cold(w) {
-			names = append(names, fmt.Sprintf("%s/%s/%s", c.Section, c.Subject, c.Case))
+			names = append(names, result.Situation(c.Section, c.Subject, c.Case))
 		}
 	}
 	for _, g := range allGrowths {
 		for _, n := range g.sizes {
 			if c := b.step(g, n); b.wants(c.Section, c.Subject, c.Case) {
-				names = append(names, fmt.Sprintf("%s/%s/%s", c.Section, c.Subject, c.Case))
+				names = append(names, result.Situation(c.Section, c.Subject, c.Case))
 			}
 		}
 	}

@@ -76,7 +76,7 @@ func given(f *flag.FlagSet, name string) (found bool) {
 
 // wants says whether rows of this name, which ends before the system, are to be measured.
 func (s settings) wants(section result.Section, subject, kase string) bool {
-	return s.only.matches(fmt.Sprintf("%s/%s/%s", section, subject, kase))
+	return s.only.matches(result.Situation(section, subject, kase))
 }
 
 // list is the settings for the report.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/prepare"
@@ -35,8 +34,13 @@ func (b *suite) steady(ctx context.Context) error {
 			continue
 		}
 		s, err := load(ctx, w)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err != nil {
-			return fmt.Errorf("steady state: %w", err)
+			progress("%v", err)
+			steady.None(o, err)
+			return b.save()
 		}
 		return b.within(ctx, []subject{s}, func(m *prepare.Maker) error {
 			o.Registry, o.Ref = m.Registry, func(f system.Form) string { return m.Ref(s.Name, f) }

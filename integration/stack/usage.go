@@ -19,15 +19,12 @@ type Usage struct {
 // used counts.)
 func (n *Node) ContainerdUsage() (Usage, error) { return n.containerd.usage() }
 
-// SnapshotterUsage is what the Sluice daemon, or the other snapshotter, has used; containerd's own usage where there is neither.
+// SnapshotterUsage is what the Sluice daemon, or the other snapshotter, has used. The node must have one: see HasSnapshotter.
 func (n *Node) SnapshotterUsage() (Usage, error) {
-	switch {
-	case n.proxy != nil:
+	if n.proxy != nil {
 		return n.proxy.usage()
-	case n.daemon != nil:
-		return n.daemon.process.usage()
 	}
-	return n.ContainerdUsage()
+	return n.daemon.process.usage()
 }
 
 // HasSnapshotter says whether the node has a snapshotter that is a process of its own.

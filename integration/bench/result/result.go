@@ -105,10 +105,13 @@ func NewFloor(bytes float64, trips int, local, latency, bandwidth float64) *Floo
 	return f
 }
 
-// Name is how rows are chosen on the command line: section/subject/case/system.
-func (r *Row) Name() string {
-	return fmt.Sprintf("%s/%s/%s/%s", r.Section, r.Subject, r.Case, r.System)
+// Situation names what rivals share, and is how they are chosen on the command line: section/subject/case.
+func Situation(section Section, subject, kase string) string {
+	return fmt.Sprintf("%s/%s/%s", section, subject, kase)
 }
+
+// Name is the row's situation and its system.
+func (r *Row) Name() string { return Situation(r.Section, r.Subject, r.Case) + "/" + r.System }
 
 // Rivals says whether two rows are of the same situation.
 func (r *Row) Rivals(other *Row) bool {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -164,9 +165,7 @@ func (s *start) afterwards(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for m, v := range more {
-			s.values[m] = v
-		}
+		maps.Copy(s.values, more)
 	}
 	if !s.local {
 		return nil

@@ -1,8 +1,6 @@
 package steady
 
 import (
-	"fmt"
-
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
 )
 
@@ -19,5 +17,5 @@ func Names() []string {
 
 // rowName is a row's name without the system.
 func rowName(op operation, kase string) string {
-	return fmt.Sprintf("%s/%s/%s", result.Steady, op.name, kase)
+	return result.Situation(result.Steady, op.name, kase)
 }

@@ -73,6 +73,9 @@ func (s System) first() system.System {
 	return s.First
 }
 
+// None makes failed rows of all that is wanted, where there is no image to read from.
+func None(o Options, why error) { newRunner(o).explain(why) }
+
 // Run measures, the systems in turn. Rows hold what went wrong with a system; the error is only about the machine, or ctx has ended.
 func Run(ctx context.Context, o Options) (err error) {
 	r := newRunner(o)

@@ -163,6 +163,23 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
+// TestNone fails every row that is wanted, and says why.
+func TestNone(t *testing.T) {
+	o := Options{
+		Report: new(result.Report), Systems: Systems(), Torch: true,
+		Want: func(name string) bool { return strings.HasPrefix(name, "steady/find/") },
+	}
+	None(o, errors.New("no such image"))
+	if n := len(o.Report.Rows); n != 3*len(o.Systems) {
+		t.Errorf("%d rows", n)
+	}
+	for _, r := range o.Report.Rows {
+		if r.OK() || len(r.Failed) != 1 || !strings.Contains(r.Failed[0], "no such image") {
+			t.Errorf("%s: %q", r.Name(), r.Failed)
+		}
+	}
+}
+
 func TestMiddle(t *testing.T) {
 	ok := func(seconds float64, check string) outcome {
 		return outcome{reading: reading{Seconds: seconds, Check: check}}
