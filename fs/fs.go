@@ -65,7 +65,7 @@ const (
 type Options struct {
 	// StateDir holds the mount point of the blob server. It may be on a tmpfs. Required, absolute.
 	StateDir string
-	// MountDir holds the mount points of EROFS mounts; nothing else may be in it. "" means StateDir/mounts.
+	// MountDir holds the mount points of EROFS mounts, and nothing else but mounts that New may take away. "" means StateDir/mounts.
 	MountDir string
 	// ProbeDir is a folder on the store's file system, in which New tries whether EROFS can be mounted from it: it
 	// cannot from a tmpfs, for one. "" means MountDir.

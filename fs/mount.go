@@ -150,6 +150,9 @@ func (f *FS) Path(d digest.Digest) (string, error) {
 	return m.path, nil
 }
 
+// MountDir is Options.MountDir.
+func (f *FS) MountDir() string { return f.opts.MountDir }
+
 // Unmount unmounts a layer and removes it from the store; if it is not mounted, only that. Who still has files of it
 // open gets EIO for what the kernel does not have in memory.
 func (f *FS) Unmount(ctx context.Context, d digest.Digest) error {

@@ -62,6 +62,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int) (*server, error) {
 		MaxReadAhead:         maxRequest,
 		MaxBackground:        maxBackground,
 		EnableSymlinkCaching: true,
+		IDMappedMount:        true, // for containers in user namespaces; the kernel tells no owner with its requests then
 		// Reads ahead of EROFS overlap only with it.
 		ExtraCapabilities: fuse.CAP_ASYNC_DIO,
 		// With passthrough a FUSE file counts as stacked, and EROFS on it under overlayfs is one level too many.

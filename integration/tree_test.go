@@ -60,10 +60,19 @@ func TestTree(t *testing.T) {
 // file: on a loaded machine a shim gives up on megabytes of output (10 s, "failed to drain init process") and they end early.
 func walk(t *testing.T, n *stack.Node, c stack.Container, dirs ...string) map[string]entry {
 	t.Helper()
+	c.Flags = append(slices.Clone(c.Flags), "--privileged") // so that trusted xattrs are seen
+	return walkAs(t, n, c, dirs...)
+}
+
+// walkAs does the same as whoever the container is.
+func walkAs(t *testing.T, n *stack.Node, c stack.Container, dirs ...string) map[string]entry {
+	t.Helper()
 	out := t.TempDir()
+	if err := os.Chmod(out, 0o777); err != nil { // its root may be anybody here
+		t.Fatal(err)
+	}
 	c.Args = append([]string{"/probe", "walk", "-data", "-out", "/run/out/tree"}, dirs...)
-	c.Flags = append(c.Flags, "--privileged", // so that trusted xattrs are seen
-		"--mount", "type=bind,src="+out+",dst=/run/out,options=rbind:rw")
+	c.Flags = append(slices.Clone(c.Flags), "--mount", "type=bind,src="+out+",dst=/run/out,options=rbind:rw")
 	if _, err := n.Run(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}

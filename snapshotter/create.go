@@ -56,8 +56,7 @@ func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snap
 }
 
 // gather applies the options, and drops labels that are not the caller's to
-// set. Mappings of a user namespace are refused rather than ignored: containerd
-// gives them only if its configuration says that the snapshotter can remap.
+// set.
 func gather(opts []snapshots.Opt) (snapshots.Info, error) {
 	var info snapshots.Info
 	for _, opt := range opts {
@@ -66,11 +65,6 @@ func gather(opts []snapshots.Opt) (snapshots.Info, error) {
 		}
 	}
 	info.Labels = withoutOurs(info.Labels)
-	for _, l := range []string{snapshots.LabelSnapshotUIDMapping, snapshots.LabelSnapshotGIDMapping} {
-		if info.Labels[l] != "" {
-			return snapshots.Info{}, fmt.Errorf("label %s: remap-ids is not supported: %w", l, errdefs.ErrNotImplemented)
-		}
-	}
 	return info, nil
 }
 
@@ -108,6 +102,13 @@ func (s *Snapshotter) create(ctx context.Context, c creation) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
+	ids, err := idMapFor(c.info.Labels, lowers)
+	if err == nil && ids != nil {
+		err = ids.try(lowers)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create snapshot %q: %w", c.key, err)
+	}
 	if c.wait {
 		s.awaitPrefetch(ctx, chain)
 	}
@@ -117,12 +118,12 @@ func (s *Snapshotter) create(ctx context.Context, c creation) ([]mount.Mount, er
 		if err != nil {
 			return fmt.Errorf("create snapshot %q: %w", c.key, err)
 		}
-		return s.makeDirectory(snap, lowers)
+		return s.makeDirectory(snap, lowers, ids)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.mounts(snap, lowers)
+	return s.mounts(snap, lowers, ids)
 }
 
 // awaitPrefetch waits for the files that a container is known to read first.
@@ -147,7 +148,7 @@ func (s *Snapshotter) awaitPrefetch(ctx context.Context, chain []snapshot) {
 // that creates it. Numbers are only used again after a transaction that did
 // not come to its end; what such a one left behind is moved out of the way,
 // for Cleanup to delete.
-func (s *Snapshotter) makeDirectory(snap storage.Snapshot, lowers []lower) error {
+func (s *Snapshotter) makeDirectory(snap storage.Snapshot, lowers []lower, ids *idMap) error {
 	dir := s.directory(snap.ID)
 	if err := s.discard(snap.ID); err != nil {
 		return err
@@ -164,19 +165,30 @@ func (s *Snapshotter) makeDirectory(snap storage.Snapshot, lowers []lower) error
 			return err
 		}
 	}
-	if len(lowers) == 0 {
-		return nil
-	}
-	return copyOwner(lowers[0].path, upper)
+	return giveOwner(upper, lowers, ids)
 }
 
-// copyOwner gives upper the owner of the directory that it will cover.
-func copyOwner(lower, upper string) error {
-	var st syscall.Stat_t
-	if err := syscall.Stat(lower, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", lower, err)
+// giveOwner gives upper the owner of the directory that it will cover, as the
+// container sees it. Without one it belongs to root.
+func giveOwner(upper string, lowers []lower, ids *idMap) (err error) {
+	var uid, gid uint32
+	if len(lowers) > 0 {
+		if uid, gid, err = ownerOf(lowers[0].path); err != nil {
+			return err
+		}
 	}
-	return os.Lchown(upper, int(st.Uid), int(st.Gid))
+	if ids != nil {
+		uid, gid = ids.owner(uid, gid)
+	}
+	return os.Lchown(upper, int(uid), int(gid))
+}
+
+func ownerOf(dir string) (uid, gid uint32, err error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("stat %s: %w", dir, err)
+	}
+	return st.Uid, st.Gid, nil
 }
 
 func (s *Snapshotter) directory(id string) string { return filepath.Join(s.root, "snapshots", id) }

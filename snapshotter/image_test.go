@@ -78,7 +78,11 @@ type layer struct {
 // lazyLayer makes an eStargz layer of files.
 func (r *registry) lazyLayer(t *testing.T, files map[string]string) layer {
 	t.Helper()
-	content := tarOf(t, files)
+	return r.lazyTar(t, tarOf(t, files))
+}
+
+func (r *registry) lazyTar(t *testing.T, content []byte) layer {
+	t.Helper()
 	blob, err := estargz.Build(io.NewSectionReader(bytes.NewReader(content), 0, int64(len(content))))
 	if err != nil {
 		t.Fatal(err)

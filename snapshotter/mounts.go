@@ -2,9 +2,7 @@ package snapshotter
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -52,33 +50,60 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	return s.mounts(snap, lowers)
+	ids, err := idMapFor(info.Labels, lowers)
+	if err != nil {
+		return nil, fmt.Errorf("mounts of %q: %w", key, err)
+	}
+	return s.mounts(snap, lowers, ids)
 }
 
 // mounts builds the mount list: a bind mount for one directory, an overlay for
-// more than one.
-func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower) ([]mount.Mount, error) {
+// more than one. ids is nil if they are to be as they are.
+func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower, ids *idMap) ([]mount.Mount, error) {
 	readonly := snap.Kind == snapshots.KindView
 	lowers = topmost(lowers)
 	switch {
 	case len(lowers) == 0 && readonly:
 		return bind(s.upper(snap.ID), "ro"), nil
-	case len(lowers) == 0:
+	case len(lowers) == 0: // the directory has the owner that it is to have
 		return bind(s.upper(snap.ID), "rw"), nil
-	case len(lowers) == 1 && readonly:
+	case len(lowers) == 1 && readonly && ids == nil:
 		return bind(lowers[0].path, "ro"), nil
+	case len(lowers) == 1 && readonly:
+		// containerd does not map a read-only bind mount, and overlayfs wants
+		// two directories: the view's own is empty.
+		lowers = append(lowers, lower{id: snap.ID, path: s.upper(snap.ID)})
 	}
 	var options []string
-	if !readonly {
-		options = append(options, "workdir="+s.work(snap.ID), "upperdir="+s.upper(snap.ID))
+	if ids != nil {
+		options = append(options, ids.options()...)
 	}
-	dirs, err := s.lowerdirs(lowers)
+	if !readonly {
+		upper, err := s.upperOptions(snap.ID)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, upper...)
+	}
+	dirs, err := s.lowerdirs(lowers, ids != nil)
 	if err != nil {
 		return nil, err
 	}
 	options = append(options, "lowerdir="+strings.Join(dirs, ":"))
 	options = append(options, s.overlay...)
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+}
+
+// upperOptions make an overlay writable.
+func (s *Snapshotter) upperOptions(id string) ([]string, error) {
+	options := []string{"workdir=" + s.work(id), "upperdir=" + s.upper(id)}
+	if err := s.endVolatile(id); err != nil {
+		return nil, fmt.Errorf("mounts of snapshot %s: %w", id, err)
+	}
+	if !s.volatile {
+		return options, nil
+	}
+	return append(options, "volatile"), s.beginVolatile(id)
 }
 
 // topmost leaves out directories that stand further up as well: one image may
@@ -97,10 +122,11 @@ func bind(source, mode string) []mount.Mount {
 	return []mount.Mount{{Type: "bind", Source: source, Options: []string{mode, "rbind"}}}
 }
 
-// lowerdirs returns the paths for the option lowerdir. A long list of lazy and
-// local layers has no folder in common that containerd could shorten it by;
-// then the lazy ones are named by a link beside the local ones.
-func (s *Snapshotter) lowerdirs(lowers []lower) ([]string, error) {
+// lowerdirs returns the paths for the option lowerdir. Lazy and local layers
+// have no folder in common; if containerd needs one, because the list is long
+// or the ids are to be mapped, the local ones are named by where they are seen
+// beside the lazy ones.
+func (s *Snapshotter) lowerdirs(lowers []lower, mapped bool) ([]string, error) {
 	dirs, size, remote := make([]string, len(lowers)), 0, 0
 	for i, l := range lowers {
 		dirs[i] = l.path
@@ -109,39 +135,17 @@ func (s *Snapshotter) lowerdirs(lowers []lower) ([]string, error) {
 			remote++
 		}
 	}
-	if remote == 0 || remote == len(lowers) || size+len(s.upper(""))*2 < maxOptions-512 {
+	short := size+len(s.upper(""))*2 < maxOptions-512
+	if remote == 0 || remote == len(lowers) || short && !mapped {
 		return dirs, nil
+	}
+	if err := s.beside.mount(); err != nil {
+		return nil, fmt.Errorf("show local layers beside lazy ones: %w", err)
 	}
 	for i, l := range lowers {
 		if !l.remote {
-			continue
+			dirs[i] = s.beside.path(l.id)
 		}
-		if err := s.link(l); err != nil {
-			return nil, err
-		}
-		dirs[i] = s.upper(l.id)
 	}
 	return dirs, nil
-}
-
-// link makes, or corrects, the link from the place where a local snapshot has
-// its files to the layer of a remote one. It is replaced whole: other callers
-// may be mounting by it.
-func (s *Snapshotter) link(l lower) error {
-	name := s.upper(l.id)
-	if to, err := os.Readlink(name); err == nil && to == l.path {
-		return nil
-	}
-	if err := os.Mkdir(s.directory(l.id), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	dir, err := os.MkdirTemp(s.directory(l.id), "new-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Symlink(l.path, dir+"/fs"); err != nil {
-		return err
-	}
-	return os.Rename(dir+"/fs", name)
 }

@@ -342,7 +342,7 @@ func TestConcurrentBackend(t *testing.T) {
 
 // TestAbandonedLayer checks that a layer that no snapshot shows does not
 // TestLabelsAreOurs checks that nobody can make a snapshot a remote one, or an
-// TestManyLayers mounts chains that are as long as overlayfs allows.
+// TestManyLayers mounts long chains, also for a user namespace.
 func TestManyLayers(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
 		for _, order := range []string{"l", "lp"} {
@@ -350,7 +350,7 @@ func TestManyLayers(t *testing.T) {
 				r := newRegistry(t)
 				var layers []layer
 				want := make(map[string]string)
-				for i := range 120 {
+				for i := range 128 {
 					files := map[string]string{fmt.Sprint("file", i): fmt.Sprint("content of ", i)}
 					maps.Copy(want, files)
 					if order[i%len(order)] == 'l' {
@@ -368,7 +368,16 @@ func TestManyLayers(t *testing.T) {
 				if got := run(t, ctx, sn, img, "container"); !reflect.DeepEqual(got, want) {
 					t.Errorf("container sees %d files, want %d", len(got), len(want))
 				}
-				if err := errors.Join(sn.Remove(ctx, "container"), img.remove(ctx, sn)); err != nil {
+				mounts, err := sn.Prepare(ctx, "user", img.top(), snapshots.WithLabels(inUserNamespace))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("%d bytes of options", len(strings.Join(mounts[0].Options, ",")))
+				if got := see(t, mounts); !reflect.DeepEqual(got, want) {
+					t.Errorf("container in a user namespace sees %d files, want %d", len(got), len(want))
+				}
+				owners(t, mounts, 100_000)
+				if err := errors.Join(sn.Remove(ctx, "container"), sn.Remove(ctx, "user"), img.remove(ctx, sn)); err != nil {
 					t.Fatal(err)
 				}
 				s.collect(t)

@@ -64,16 +64,21 @@ type Options struct {
 	// Store is the one that FS keeps layers in. New removes those that no
 	// snapshot shows.
 	Store *cache.Store
+	// Volatile makes overlayfs not sync what containers write: what they wrote
+	// may be lost, or be there in part, when the host crashes.
+	Volatile bool
 }
 
 // Snapshotter implements snapshots.Snapshotter and snapshots.Cleaner.
 type Snapshotter struct {
-	root    string
-	fs      *fs.FS
-	store   *cache.Store
-	db      *storage.MetaStore
-	claims  *claims
-	overlay []string // mount options of every overlay
+	root     string
+	fs       *fs.FS
+	store    *cache.Store
+	db       *storage.MetaStore
+	claims   *claims
+	beside   *beside
+	overlay  []string // mount options of every overlay
+	volatile bool
 }
 
 var (
@@ -114,11 +119,20 @@ func open(o Options) (*Snapshotter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Volatile {
+		if err := tryOverlay(o.Root, append(options, "volatile")); err != nil {
+			return nil, fmt.Errorf("overlayfs has no volatile mounts here (Linux 5.10 and later do): %w", err)
+		}
+	}
 	db, err := openDatabase(filepath.Join(o.Root, "metadata.db"))
 	if err != nil {
 		return nil, err
 	}
-	return &Snapshotter{root: o.Root, fs: o.FS, store: o.Store, db: db, claims: newClaims(), overlay: options}, nil
+	return &Snapshotter{
+		root: o.Root, fs: o.FS, store: o.Store, db: db, claims: newClaims(),
+		beside:  newBeside(filepath.Join(o.Root, "snapshots"), o.FS.MountDir()),
+		overlay: options, volatile: o.Volatile,
+	}, nil
 }
 
 // openDatabase opens the database now, where MetaStore would do it with its
@@ -214,5 +228,6 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters .
 	return nil
 }
 
-// Close closes the database. Mounts stay: containers are running on them.
-func (s *Snapshotter) Close() error { return s.db.Close() }
+// Close closes the database. Mounts of layers stay: containers are running on
+// them.
+func (s *Snapshotter) Close() error { return errors.Join(s.db.Close(), s.beside.close()) }

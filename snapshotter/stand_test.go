@@ -38,6 +38,7 @@ func eachMode(t *testing.T, test func(t *testing.T, mode fs.Mode)) {
 type stand struct {
 	root        string
 	mode        fs.Mode
+	volatile    bool
 	store       *cache.Store
 	fs          *fs.FS
 	snapshotter *snapshotter.Snapshotter
@@ -75,7 +76,7 @@ func (s *stand) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.snapshotter, err = snapshotter.New(t.Context(), snapshotter.Options{
-		Root: filepath.Join(s.root, "snapshotter"), FS: s.fs, Store: s.store,
+		Root: filepath.Join(s.root, "snapshotter"), FS: s.fs, Store: s.store, Volatile: s.volatile,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ type config struct {
 	LogLevel       level     `toml:"log_level" doc:"One of trace, debug, info, warn, error."`
 	Mount          mount     `toml:"mount" doc:"How layers are mounted. \"auto\": by the kernel's EROFS where it can, else over FUSE.\n\"erofs\", \"fuse\": only so."`
 	ReadAhead      size      `toml:"readahead" doc:"How far the kernel reads ahead in the files of a lazy mount, in whole KiB."`
+	Volatile       bool      `toml:"volatile" doc:"Do not sync what containers write (overlayfs's \"volatile\"): faster, and what they wrote may be\nlost or incomplete when the host crashes. A container from before a reboot does not start again."`
 
 	Registry registryConfig `toml:"registry" doc:"Where layers come from."`
 	Fetch    fetchConfig    `toml:"fetch" doc:"How layers are fetched."`

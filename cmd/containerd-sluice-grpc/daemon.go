@@ -57,9 +57,10 @@ func serve(ctx context.Context, c config) (err error) {
 		err = errors.Join(err, d.close())
 	}()
 	d.snapshotter, err = snapshotter.New(ctx, snapshotter.Options{
-		Root:  filepath.Join(c.Root.string, "snapshotter"),
-		FS:    d.fs,
-		Store: d.store,
+		Root:     filepath.Join(c.Root.string, "snapshotter"),
+		FS:       d.fs,
+		Store:    d.store,
+		Volatile: c.Volatile,
 	})
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ const proxyConfig = `
 [proxy_plugins.{{.Name}}]
 type = "snapshot"
 address = "{{.Socket}}"
+capabilities = [{{range $i, $c := .Capabilities}}{{if $i}}, {{end}}"{{$c}}"{{end}}]
 [proxy_plugins.{{.Name}}.exports]
 {{- range $key, $value := .Exports}}
 {{$key}} = "{{$value}}"
@@ -143,4 +144,19 @@ func (n *Node) AddHost(host, toml string) error {
 // AddDockerConfig writes the docker config.json that the daemon takes credentials from.
 func (n *Node) AddDockerConfig(json string) error {
 	return os.WriteFile(n.path("docker", "config.json"), []byte(json), 0o600)
+}
+
+// network is a CNI plugin that does nothing, and says that it has given the pod an address.
+const network = `#!/bin/sh
+[ "$CNI_COMMAND" = ADD ] || exit 0
+echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "'"$CNI_IFNAME"'", "sandbox": "'"$CNI_NETNS"'"}], "ips": [{"address": "192.0.2.2/24", "interface": 0}]}'
+`
+
+// AddNetwork makes pods possible that are not on the host's network. They have none.
+func (n *Node) AddNetwork() error {
+	config := `{"cniVersion": "1.0.0", "name": "none", "plugins": [{"type": "none"}]}`
+	return errors.Join(
+		os.WriteFile(n.path("cni/bin/none"), []byte(network), 0o755),
+		os.WriteFile(n.path("cni/conf/none.conflist"), []byte(config), 0o644),
+	)
 }

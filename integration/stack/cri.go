@@ -50,8 +50,20 @@ func (c *CRI) Pull(ctx context.Context, ref string) error {
 
 // RunPod runs one container of an image that was pulled, in a pod of its own on the host's network, to its end, and returns
 // its standard output. The error says so if the exit code is not 0. Nil args run the image's command.
-func (c *CRI) RunPod(ctx context.Context, ref string, args ...string) (_ string, err error) {
-	p := pod{cri: c, config: podConfig(c.logs)}
+func (c *CRI) RunPod(ctx context.Context, ref string, args ...string) (string, error) {
+	return c.runPod(ctx, pod{cri: c, config: podConfig(c.logs, hostNetwork())}, ref, args)
+}
+
+// RunUserPod does the same in a pod with a user namespace, where 65,536 ids from 0 are those from host on. Such a pod has to have
+// a network of its own: the node needs AddNetwork.
+func (c *CRI) RunUserPod(ctx context.Context, host uint32, ref string, args ...string) (string, error) {
+	ids := []*runtimeapi.IDMapping{{HostId: host, Length: 1 << 16}}
+	return c.runPod(ctx, pod{cri: c, config: podConfig(c.logs, &runtimeapi.NamespaceOption{
+		UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids},
+	})}, ref, args)
+}
+
+func (c *CRI) runPod(ctx context.Context, p pod, ref string, args []string) (_ string, err error) {
 	if err := os.MkdirAll(p.config.GetLogDirectory(), 0o755); err != nil {
 		return "", err
 	}
@@ -70,18 +82,18 @@ type pod struct {
 	config *runtimeapi.PodSandboxConfig
 }
 
-func podConfig(logs string) *runtimeapi.PodSandboxConfig {
+func podConfig(logs string, namespaces *runtimeapi.NamespaceOption) *runtimeapi.PodSandboxConfig {
 	uid := strings.ToLower(rand.Text())
 	return &runtimeapi.PodSandboxConfig{
 		Metadata:     &runtimeapi.PodSandboxMetadata{Name: "pod", Uid: uid, Namespace: "default"},
 		LogDirectory: filepath.Join(logs, uid),
 		Linux: &runtimeapi.LinuxPodSandboxConfig{
-			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: hostNetwork()},
+			SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: namespaces},
 		},
 	}
 }
 
-// hostNetwork because there is no CNI plugin here.
+// hostNetwork because there is no CNI plugin but AddNetwork's.
 func hostNetwork() *runtimeapi.NamespaceOption {
 	return &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE}
 }
@@ -94,7 +106,9 @@ func (p pod) run(ctx context.Context, sandbox, ref string, args []string) (strin
 		Args:     args,
 		LogPath:  "log",
 		Linux: &runtimeapi.LinuxContainerConfig{
-			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{NamespaceOptions: hostNetwork()},
+			SecurityContext: &runtimeapi.LinuxContainerSecurityContext{
+				NamespaceOptions: p.config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
+			},
 		},
 	}, p.config)
 	if err != nil {

@@ -10,8 +10,9 @@ import (
 
 // DaemonOptions of containerd-sluice-grpc.
 type DaemonOptions struct {
-	TOML string   // its configuration file; "$NODE" in it stands for the node's folder, where "certs.d" is
-	Args []string // further flags
+	TOML         string   // its configuration file; "$NODE" in it stands for the node's folder, where "certs.d" is
+	Args         []string // further flags
+	Capabilities []string // of the proxy plugin, in containerd's configuration
 }
 
 // daemon is containerd-sluice-grpc on a node.

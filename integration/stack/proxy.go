@@ -25,6 +25,7 @@ type ProxyOptions struct {
 type proxy struct {
 	Name, Socket string
 	Exports      map[string]string
+	Capabilities []string
 }
 
 // proxies are the snapshotters that n's containerd finds besides its own.
@@ -32,14 +33,14 @@ func (n *Node) proxies() []proxy {
 	var all []proxy
 	if n.options.Daemon != nil {
 		exports := map[string]string{"root": n.path("sluice"), "enable_remote_snapshot_annotations": "true"}
-		all = append(all, proxy{"sluice", n.path("sluice.sock"), exports})
+		all = append(all, proxy{"sluice", n.path("sluice.sock"), exports, n.options.Daemon.Capabilities})
 	}
 	if o := n.options.Proxy; o != nil {
 		exports := maps.Clone(o.Exports)
 		for key, value := range exports {
 			exports[key] = n.expand(value)
 		}
-		all = append(all, proxy{o.Name, n.expand(o.Socket), exports})
+		all = append(all, proxy{o.Name, n.expand(o.Socket), exports, nil})
 	}
 	return all
 }

@@ -1,0 +1,146 @@
+package snapshotter_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-snapshotter/sluice/fs"
+)
+
+// TestXattrs reads xattrs of a lazy layer as a container does. Those of
+// SELinux and IMA are on this kernel what any other security.* is.
+func TestXattrs(t *testing.T) {
+	want := map[string]string{
+		"user.simple":         "value",
+		"user.large":          string(bytes.Repeat([]byte("x"), 3000)),
+		"security.selinux":    "system_u:object_r:container_file_t:s0\x00",
+		"security.ima":        "\x03\x02\x04",
+		"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", // cap_net_raw+ep
+	}
+	header := tar.Header{Name: "file", Mode: 0o755, Format: tar.FormatPAX, PAXRecords: make(map[string]string)}
+	for name, value := range want {
+		header.PAXRecords["SCHILY.xattr."+name] = value
+	}
+	var content bytes.Buffer
+	w := tar.NewWriter(&content)
+	if err := errors.Join(w.WriteHeader(&header), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	eachMode(t, func(t *testing.T, mode fs.Mode) {
+		r := newRegistry(t)
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyTar(t, content.Bytes()))
+		s := newStand(t, mode, t.TempDir())
+		ctx, sn := namespace(t, "test"), s.containerd()
+		if _, err := img.pull(ctx, sn, "pull"); err != nil {
+			t.Fatal(err)
+		}
+		mounts, err := sn.Prepare(ctx, "container", img.top())
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = mount.WithTempMount(ctx, mounts, func(root string) error {
+			for name, value := range want {
+				got := make([]byte, 4096)
+				n, err := unix.Lgetxattr(filepath.Join(root, "file"), name, got)
+				if err != nil || string(got[:n]) != value {
+					t.Errorf("%s: %q, %v, want %q", name, got[:max(n, 0)], err, value)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestVolatile mounts a container's snapshot twice in one boot, which the kernel refuses by itself, and in another.
+func TestVolatile(t *testing.T) {
+	needRoot(t)
+	r := newRegistry(t)
+	img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, topFiles))
+	s := newStand(t, fs.Auto, t.TempDir())
+	s.stop(t)
+	s.volatile = true
+	s.start(t)
+	ctx, sn := t.Context(), s.snapshotter
+	if _, err := img.pull(namespace(t, "test"), s.containerd(), "pull"); err != nil {
+		t.Fatal(err)
+	}
+	parent := s.top(t)
+	mounts, err := sn.Prepare(ctx, "container", parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mountOnce(t, mounts)
+	if mounts, err = sn.Mounts(ctx, "container"); err != nil {
+		t.Fatal(err)
+	}
+	mountOnce(t, mounts)
+
+	records, err := filepath.Glob(filepath.Join(s.root, "snapshotter/snapshots/*/boot"))
+	if err != nil || len(records) != 1 {
+		t.Fatalf("records of boots: %v, %v", records, err)
+	}
+	if err := os.WriteFile(records[0], []byte("another\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sn.Mounts(ctx, "container"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("after a reboot: got %v, want FailedPrecondition", err)
+	}
+	view, err := sn.View(ctx, "view", parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(view[0].Options, "volatile") {
+		t.Errorf("a view is volatile: %v", view)
+	}
+}
+
+// mountOnce mounts as a shim does, and writes.
+func mountOnce(t *testing.T, mounts []mount.Mount) {
+	t.Helper()
+	if !slices.Contains(mounts[0].Options, "volatile") {
+		t.Errorf("not volatile: %v", mounts)
+	}
+	dir := t.TempDir()
+	if err := mount.All(mounts, dir); err != nil {
+		t.Fatal(err)
+	}
+	err := os.WriteFile(filepath.Join(dir, "written"), nil, 0o600)
+	if err := errors.Join(err, mount.UnmountAll(dir, 0)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// top is the name, in the backend, of the snapshot that is nobody's parent.
+func (s *stand) top(t *testing.T) string {
+	t.Helper()
+	parents := make(map[string]bool)
+	var names []string
+	for _, name := range s.names(t) {
+		info, err := s.snapshotter.Stat(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parents[info.Parent] = true
+		if info.Kind == snapshots.KindCommitted {
+			names = append(names, name)
+		}
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return parents[name] })
+	if len(names) != 1 {
+		t.Fatalf("%v are nobody's parents", names)
+	}
+	return names[0]
+}

@@ -1,0 +1,55 @@
+package snapshotter
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// bootID is another after each start of the kernel.
+const bootID = "/proc/sys/kernel/random/boot_id"
+
+// A volatile overlay leaves a mark in its work directory, by which the kernel
+// refuses to mount it again: after a crash nobody can say what of the upper
+// directory is on the disk. Within one boot nothing is lost, so there the mark
+// goes, and a stopped container can be started again.
+
+// beginVolatile records the boot in which a snapshot is mounted so.
+func (s *Snapshotter) beginVolatile(id string) error {
+	boot, err := os.ReadFile(bootID)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.boot(id), boot, 0o600)
+}
+
+// endVolatile removes the mark of an earlier mount. Errors:
+// ErrFailedPrecondition if it is of another boot.
+func (s *Snapshotter) endVolatile(id string) error {
+	// The work directory has one of the same name, which is the kernel's (ovl_workdir_create).
+	mark := filepath.Join(s.work(id), "work", "incompat", "volatile")
+	if _, err := os.Lstat(mark); errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	then, err := os.ReadFile(s.boot(id))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	now, err := os.ReadFile(bootID)
+	if err != nil {
+		return err
+	}
+	if string(then) != string(now) {
+		return fmt.Errorf("it was mounted volatile in an earlier boot, and its upper directory may be incomplete: remove it: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *Snapshotter) boot(id string) string { return filepath.Join(s.directory(id), "boot") }
