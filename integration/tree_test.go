@@ -80,8 +80,14 @@ func walkAs(t *testing.T, n *stack.Node, c stack.Container, dirs ...string) map[
 	if err != nil {
 		t.Fatal(err)
 	}
+	return parseTree(t, string(text))
+}
+
+// parseTree reads the output of "probe walk".
+func parseTree(t *testing.T, text string) map[string]entry {
+	t.Helper()
 	tree := make(map[string]entry)
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		var e entry
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%q: %v", line, err)

@@ -26,7 +26,7 @@ import (
 func see(t *testing.T, mounts []mount.Mount) map[string]string {
 	t.Helper()
 	files := make(map[string]string)
-	err := mount.WithTempMount(t.Context(), mounts, func(root string) error {
+	err := mount.WithTempMount(t.Context(), cloned(mounts), func(root string) error {
 		return filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
 			if err != nil || !e.Type().IsRegular() {
 				return err
@@ -40,6 +40,16 @@ func see(t *testing.T, mounts []mount.Mount) map[string]string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// cloned is to be mounted in place of mounts: containerd's mount changes the
+// options if it maps ids.
+func cloned(mounts []mount.Mount) []mount.Mount {
+	mounts = slices.Clone(mounts)
+	for i := range mounts {
+		mounts[i].Options = slices.Clone(mounts[i].Options)
+	}
+	return mounts
 }
 
 // run prepares a container on an image and returns what it sees.

@@ -27,7 +27,7 @@ var inUserNamespace = map[string]string{
 // owners checks that all that is mounted belongs to a user of the host.
 func owners(t *testing.T, mounts []mount.Mount, id uint32) {
 	t.Helper()
-	err := mount.WithTempMount(t.Context(), mounts, func(root string) error {
+	err := mount.WithTempMount(t.Context(), cloned(mounts), func(root string) error {
 		return filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
 			if err != nil {
 				return err

@@ -46,10 +46,7 @@ func (s *Snapshotter) endVolatile(id string) error {
 	if string(then) != string(now) {
 		return fmt.Errorf("it was mounted volatile in an earlier boot, and its upper directory may be incomplete: remove it: %w", errdefs.ErrFailedPrecondition)
 	}
-	if err := os.Remove(mark); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return os.RemoveAll(mark) // a directory that holds one file
 }
 
 func (s *Snapshotter) boot(id string) string { return filepath.Join(s.directory(id), "boot") }

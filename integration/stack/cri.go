@@ -54,11 +54,16 @@ func (c *CRI) RunPod(ctx context.Context, ref string, args ...string) (string, e
 	return c.runPod(ctx, pod{cri: c, config: podConfig(c.logs, hostNetwork())}, ref, args)
 }
 
-// RunUserPod does the same in a pod with a user namespace, where 65,536 ids from 0 are those from host on. Such a pod has to have
-// a network of its own: the node needs AddNetwork.
-func (c *CRI) RunUserPod(ctx context.Context, host uint32, ref string, args ...string) (string, error) {
-	ids := []*runtimeapi.IDMapping{{HostId: host, Length: 1 << 16}}
-	return c.runPod(ctx, pod{cri: c, config: podConfig(c.logs, &runtimeapi.NamespaceOption{
+// UserNamespace is that of a pod: its 65,536 ids are the host's from First on.
+type UserNamespace struct {
+	First uint32
+	Ended func(container string) // called with the container's id before that is removed
+}
+
+// RunUserPod is RunPod in a pod with a user namespace. Such a pod has to have a network of its own: the node needs AddNetwork.
+func (c *CRI) RunUserPod(ctx context.Context, u UserNamespace, ref string, args ...string) (string, error) {
+	ids := []*runtimeapi.IDMapping{{HostId: u.First, Length: 1 << 16}}
+	return c.runPod(ctx, pod{cri: c, ended: u.Ended, config: podConfig(c.logs, &runtimeapi.NamespaceOption{
 		UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: ids, Gids: ids},
 	})}, ref, args)
 }
@@ -80,6 +85,7 @@ func (c *CRI) runPod(ctx context.Context, p pod, ref string, args []string) (_ s
 type pod struct {
 	cri    *CRI
 	config *runtimeapi.PodSandboxConfig
+	ended  func(container string) // may be nil
 }
 
 func podConfig(logs string, namespaces *runtimeapi.NamespaceOption) *runtimeapi.PodSandboxConfig {
@@ -130,6 +136,9 @@ func (p pod) run(ctx context.Context, sandbox, ref string, args []string) (strin
 	})
 	if err != nil {
 		return "", fmt.Errorf("wait for container of %s: %w", ref, err)
+	}
+	if p.ended != nil {
+		p.ended(id)
 	}
 	out, diagnostics, err := readLog(filepath.Join(p.config.GetLogDirectory(), "log"))
 	if err == nil && status.GetExitCode() != 0 {

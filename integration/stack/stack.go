@@ -64,7 +64,10 @@ func newDir(kind string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return os.MkdirTemp(dir, kind)
+	if dir, err = os.MkdirTemp(dir, kind); err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o711) // the users of containers go through it
 }
 
 // DropCaches writes what is dirty and empties the page, dentry and inode caches of the machine.
