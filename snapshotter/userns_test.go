@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,12 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/fs"
 )
+
+// A mount with many layers has a thread that stays in the folder of mapped
+// layers, until it ends with its goroutine, and the folder stays mounted for as
+// long (mountAt in core/mount/mount_linux.go). A process's first thread never
+// ends, so it is kept for the main goroutine.
+func init() { runtime.LockOSThread() }
 
 // inUserNamespace is what containerd puts on the snapshot of a container.
 var inUserNamespace = map[string]string{
