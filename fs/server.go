@@ -34,6 +34,8 @@ type server struct {
 	closing chan struct{} // closed by close: requests that wait are to end
 	ended   chan struct{} // closed when no request is answered any more
 
+	userxattr bool // overlays on top have the option
+
 	mu     sync.RWMutex
 	layers map[uint32]*shown // by layer ID
 }
@@ -52,6 +54,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int) (*server, error) {
 		dir:           dir,
 		closing:       make(chan struct{}),
 		ended:         make(chan struct{}),
+		userxattr:     needsUserXattr(),
 		layers:        make(map[uint32]*shown),
 	}
 	w := log.G(ctx).WriterLevel(log.DebugLevel)

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -68,6 +71,9 @@ func (s *server) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest
 	if h.NodeId == rootNode {
 		return 0, fuse.ENODATA
 	}
+	if s.userxattr && name == "user.overlay.opaque" { // layers themselves have no such xattr
+		name = "trusted.overlay.opaque"
+	}
 	code = s.with(h.NodeId, func(l *shown, nid uint64, tree bool) (err error) {
 		if !tree {
 			return metadata.ErrNoXattr
@@ -80,6 +86,13 @@ func (s *server) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest
 		return err
 	})
 	return n, code
+}
+
+// needsUserXattr reports whether overlayfs asks for user.overlay.* in place of trusted.overlay.*: in a user namespace, which
+// is one in which not every id is itself. Then overlayfs has to be mounted with userxattr.
+func needsUserXattr() bool {
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && !slices.Equal(strings.Fields(string(ids)), []string{"0", "0", "4294967295"})
 }
 
 // ListXAttr copies the names of a node's xattrs to dest, each ended by a NUL. An empty dest asks for the size.

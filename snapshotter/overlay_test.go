@@ -4,9 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -62,6 +66,36 @@ func TestXattrs(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestOpaque has a layer that hides what the layer below has in a directory.
+func TestOpaque(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode fs.Mode) {
+		r := newRegistry(t)
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, map[string]string{"a/.wh..wh..opq": "", "a/top": "the top", ".wh.big": ""}))
+		s := newStand(t, mode, t.TempDir())
+		ctx, sn := namespace(t, "test"), s.containerd()
+		if _, err := img.pull(ctx, sn, "pull"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := run(t, ctx, sn, img, "container"), map[string]string{"a/top": "the top"}; !maps.Equal(got, want) {
+			t.Errorf("container sees %v, want %v", got, want)
+		}
+	})
+}
+
+// TestRootless runs other tests as root of a user namespace, which has overlays with userxattr, and layers over FUSE only.
+func TestRootless(t *testing.T) {
+	needRoot(t)
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1 << 16}}
+	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run=^(TestChains|TestOpaque)$/^fuse$")
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids,
+	}
+	out, err := c.CombinedOutput()
+	if err != nil || strings.Count(string(out), "--- PASS: ") == 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // TestVolatile mounts a container's snapshot twice in one boot, which the kernel refuses by itself, and in another.
