@@ -62,7 +62,8 @@ func TestExtreme(t *testing.T) {
 	})
 }
 
-// TestHuge reads here and there in a file of more than 4 GiB. It is not for complete layers: they would take 4 GiB and half a minute.
+// TestHuge reads here and there in a file of more than 4 GiB, and not much more of it than that is put on the disk. It is not for complete
+// layers: they would take 4 GiB and half a minute.
 func TestHuge(t *testing.T) {
 	im := must(t, func() (*images.Image, error) { return images.Huge(t.Context()) })
 	marks := images.HugeMarks()
@@ -78,6 +79,13 @@ func TestHuge(t *testing.T) {
 		pull(t, n, c)
 		if got := run(t, n, c); got != want {
 			t.Errorf("got\n%swant\n%s", got, want)
+		}
+		s, err := n.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Cache.Bytes > images.HugeBytes/16 {
+			t.Errorf("%d bytes on disk", s.Cache.Bytes)
 		}
 	})
 }
