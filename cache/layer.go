@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -46,8 +47,12 @@ type Layer struct {
 	table    table
 	presence presence
 	data     *os.File
+	direct   *os.File // the same, for direct reads; nil where there are none
 
 	presentChunks, presentBytes atomic.Int64
+
+	whole     chan struct{} // closed when all chunks have become present
+	wholeOnce sync.Once
 }
 
 // openLayer opens what is in dir. The error wraps fs.ErrNotExist where a file is missing or damaged.
@@ -61,7 +66,7 @@ func openLayer(dir, boot string) (_ *Layer, err error) {
 			return nil, err
 		}
 	}
-	l := &Layer{dir: dir, info: rec.Info}
+	l := &Layer{dir: dir, info: rec.Info, whole: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.free())
@@ -76,9 +81,10 @@ func openLayer(dir, boot string) (_ *Layer, err error) {
 	if rec.PrefetchChunks > l.table.count {
 		return nil, damaged("%s: prefetch list is longer than the chunk table", recordName)
 	}
-	if l.data, err = openData(filepath.Join(dir, dataName), rec.DataSize); err != nil {
+	if l.data, err = openData(l.DataPath(), rec.DataSize); err != nil {
 		return nil, err
 	}
+	l.direct = openDirect(l.DataPath())
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count, boot); err != nil {
 		return nil, err
 	}
@@ -88,6 +94,7 @@ func openLayer(dir, boot string) (_ *Layer, err error) {
 			l.presentBytes.Add(l.table.chunk(i).Size)
 		}
 	}
+	l.announce()
 	return l, nil
 }
 
@@ -115,8 +122,10 @@ func (l *Layer) Close() error {
 
 func (l *Layer) free() error {
 	errs := []error{l.table.unmap(), l.presence.unmap()}
-	if l.data != nil {
-		errs = append(errs, l.data.Close())
+	for _, f := range []*os.File{l.data, l.direct} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -129,6 +138,9 @@ func (l *Layer) Info() Info { return l.info }
 
 // MetadataPath returns the path of the metadata image, gone once the layer is removed.
 func (l *Layer) MetadataPath() string { return filepath.Join(l.dir, metaName) }
+
+// DataPath returns the path of the data file, gone once the layer is removed.
+func (l *Layer) DataPath() string { return filepath.Join(l.dir, dataName) }
 
 // File returns the data file, valid until Close. What it holds where Has does not say so is meaningless.
 func (l *Layer) File() *os.File { return l.data }
@@ -165,6 +177,14 @@ func (l *Layer) mark(i int, size int64) {
 	if set(l.presence.present, i) {
 		l.presentChunks.Add(1)
 		l.presentBytes.Add(size)
+		l.announce()
+	}
+}
+
+// announce closes whole if all chunks are present.
+func (l *Layer) announce() {
+	if l.Complete() {
+		l.wholeOnce.Do(func() { close(l.whole) })
 	}
 }
 
@@ -181,9 +201,6 @@ func (l *Layer) Put(i int, p []byte) error {
 	l.mark(i, c.Size)
 	return nil
 }
-
-// ReadAt reads the address space: the caller has asked Has for the chunks in it. It has the semantics of io.ReaderAt.
-func (l *Layer) ReadAt(p []byte, off int64) (int, error) { return l.data.ReadAt(p, off) }
 
 // Present returns how many chunks, of how many uncompressed bytes, the data file holds. Chunks from before a reboot
 // count once they were looked at.

@@ -31,7 +31,7 @@ func TestChurn(t *testing.T) {
 						return
 					}
 					n.Status()
-					path, err := n.Path(l.digest)
+					path, err := n.Path(l.digest, t.Name())
 					if err == nil { // else somebody was faster
 						got, err := os.ReadFile(filepath.Join(path, "file"))
 						if err == nil && !bytes.Equal(got, l.files[0].data) {

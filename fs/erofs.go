@@ -8,102 +8,47 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
-
-	"github.com/sluice-snapshotter/sluice/fs/metadata"
 )
 
-// Kinds of mounts, as status names them.
-const (
-	erofsOnFUSE = "erofs-fuse"
-	fuseTree    = "fuse"
-)
+// nativeSuffix is behind the layer's ID in the name of the folder with its native mount.
+const nativeSuffix = "n"
 
-// chooseMount decides how layers are mounted: as o.Mode says, after a try where that needs EROFS.
-func chooseMount(ctx context.Context, o Options) (string, error) {
-	if o.Mode == FUSE {
-		return fuseTree, nil
-	}
-	refusal, err := probeEROFS(o.ProbeDir, o.MountDir)
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("probe EROFS: %w", err)
-	case refusal == nil:
-		log.G(ctx).Info("layers are mounted as EROFS")
-		return erofsOnFUSE, nil
-	case o.Mode == EROFS:
-		return "", fmt.Errorf("mode erofs: %w: it needs Linux 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE, and a store on a disk's file system; mode auto does without", refusal)
-	default:
-		log.G(ctx).WithError(refusal).Info("layers are mounted as FUSE trees, as EROFS cannot be mounted")
-		return fuseTree, nil
-	}
-}
-
-// probeName is that of the image and the mount point of a probe. One that was killed leaves them to the next.
-const probeName = ".erofs-probe"
-
-// probeEROFS mounts a tiny image from a file in dir. refusal is why the kernel would not.
-func probeEROFS(dir, mountDir string) (refusal, err error) {
-	name, point := filepath.Join(dir, probeName+".image"), filepath.Join(mountDir, probeName)
-	image, err := os.Create(name)
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(name)
-	// The image itself does as the device, which nothing reads.
-	root := &metadata.Node{Mode: unix.S_IFDIR | 0o755}
-	err = errors.Join(metadata.Write(image, root, metadata.Options{DataSize: 4096}), image.Close())
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(point, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, err
-	}
-	defer os.Remove(point)
-	if refusal := mountImage(name, name, point); refusal != nil {
-		return refusal, nil
-	}
-	if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
-		return nil, &os.PathError{Op: "unmount", Path: point, Err: err}
-	}
-	return nil, nil
-}
-
-// mountImage mounts a metadata image. device is the file that holds the contents of its files.
-func mountImage(image, device, point string) error {
-	err := unix.Mount(image, point, "erofs", unix.MS_RDONLY|unix.MS_NOATIME, "device="+device)
-	if err != nil {
-		return fmt.Errorf("mount EROFS %s at %s: %w", image, point, err)
-	}
-	return nil
-}
-
-// erofsMounter mounts layers at <dir>/<ID>.
+// erofsMounter mounts layers as EROFS: at <dir>/<ID> on the blob server, at <dir>/<ID>n on the data file.
 type erofsMounter struct {
 	dir          string
 	readAheadKiB int
-	mu           sync.Mutex // one mount at a time, so that the new bdi is that of the new mount
+	loop         bool // by loop devices: the kernel does not mount files
+	directIO     bool // the kernel can read files past their page cache, so that contents are in memory once
+
+	mu sync.Mutex // one mount at a time, so that the new backing device is that of the new mount
 }
 
-func (m *erofsMounter) path(id uint32) string { return filepath.Join(m.dir, treeName(id)) }
+// lazy mounts image with a blob of the server as its device, and returns where.
+func (m *erofsMounter) lazy(ctx context.Context, id uint32, image, blob string) (string, error) {
+	// What the server has no cached pages of needs no option to be read past them.
+	return m.mount(ctx, filepath.Join(m.dir, treeName(id)), erofsImage{image: image, device: blob})
+}
 
-// mount mounts image, whose device is the file blob, and returns where.
-func (m *erofsMounter) mount(ctx context.Context, id uint32, image, blob string) (string, error) {
-	point := m.path(id)
+// native mounts image with a data file as its device, and returns where.
+func (m *erofsMounter) native(ctx context.Context, id uint32, image, data string) (string, error) {
+	return m.mount(ctx, filepath.Join(m.dir, treeName(id)+nativeSuffix), erofsImage{image: image, device: data, directIO: m.directIO})
+}
+
+func (m *erofsMounter) mount(ctx context.Context, point string, im erofsImage) (string, error) {
 	if err := os.Mkdir(point, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
+	im.loop = m.loop
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	before := listBDIs()
-	if err := mountImage(image, blob, point); err != nil {
+	bdis, err := im.mount(point)
+	if err != nil {
 		return "", errors.Join(err, os.Remove(point))
 	}
-	for name := range listBDIs() {
-		if before[name] {
-			continue
-		}
+	for _, name := range bdis {
 		if err := setReadAhead(name, m.readAheadKiB); err != nil {
 			log.G(ctx).WithError(err).Debug("raise readahead of an EROFS mount")
 		}
@@ -111,12 +56,68 @@ func (m *erofsMounter) mount(ctx context.Context, id uint32, image, blob string)
 	return point, nil
 }
 
-// unmount takes the mount away, also while it is in use: who has it open keeps it until then.
-func (m *erofsMounter) unmount(id uint32) error {
-	point := m.path(id)
+// unmount takes a mount away, also while it is in use: who has it open keeps it until then.
+func (m *erofsMounter) unmount(point string) error {
 	err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: somebody else has unmounted it
 		return &os.PathError{Op: "unmount", Path: point, Err: err}
 	}
 	return os.Remove(point)
+}
+
+// erofsImage is what mount(2) is told of an EROFS file system.
+type erofsImage struct {
+	image    string // path of the metadata image
+	device   string // path of the file that holds the contents of its files
+	loop     bool   // both by loop devices
+	directIO bool
+}
+
+// mount mounts it at point, and returns the backing devices that have the readahead of the new mount.
+func (im erofsImage) mount(point string) (bdis []string, err error) {
+	if im.loop {
+		return im.mountByLoop(point)
+	}
+	before := listBDIs()
+	if err := im.mountFiles(point); err != nil {
+		return nil, err
+	}
+	for name := range listBDIs() {
+		if !before[name] {
+			bdis = append(bdis, name)
+		}
+	}
+	return bdis, nil
+}
+
+func (im erofsImage) mountFiles(point string) error {
+	options := "device=" + im.device
+	if im.directIO && !im.loop { // a loop device has it by itself
+		options += ",directio"
+	}
+	if err := unix.Mount(im.image, point, "erofs", unix.MS_RDONLY|unix.MS_NOATIME, options); err != nil {
+		return fmt.Errorf("mount EROFS %s at %s: %w", im.image, point, err)
+	}
+	return nil
+}
+
+// mountByLoop makes two loop devices, which go with the mount.
+func (im erofsImage) mountByLoop(point string) (bdis []string, err error) {
+	attached := im
+	for _, path := range []*string{&attached.image, &attached.device} {
+		dev, err := mount.SetupLoop(*path, mount.LoopParams{Readonly: true, Autoclear: true, Direct: true})
+		if err != nil {
+			return nil, fmt.Errorf("loop device for %s: %w", *path, err)
+		}
+		defer dev.Close()
+		*path = dev.Name()
+	}
+	if err := attached.mountFiles(point); err != nil {
+		return nil, err
+	}
+	name, err := blockBDI(attached.image)
+	if err != nil {
+		return nil, nil //nolint:nilerr // mounted all the same: readahead is as the kernel has it
+	}
+	return []string{name}, nil
 }

@@ -58,7 +58,7 @@ func TestRegistryError(t *testing.T) {
 		if err := n.Mount(ctx, r.source(l)); err != nil {
 			t.Fatal(err)
 		}
-		path, err := n.Path(l.digest)
+		path, err := n.Path(l.digest, t.Name())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,8 +213,8 @@ func TestRestart(t *testing.T) {
 		}
 		defer unix.Close(held) // somebody still uses what is left
 		kill(cmd)
-		if got := mountsBelow(t, root); len(got) != len(mounts) {
-			t.Fatalf("left are %q", got)
+		if got := mountsBelow(t, root); len(got) < len(mounts) { // more if what was read became native meanwhile
+			t.Errorf("left are %q", got)
 		}
 		r.fail.Store(500)
 		requests := r.blobs.Load() + r.manifests.Load()
@@ -270,7 +270,7 @@ func TestUnmountLeavesNothing(t *testing.T) {
 			if err := n.Unmount(t.Context(), l.digest); err != nil {
 				t.Error(err)
 			}
-			if _, err := n.Path(l.digest); !errors.Is(err, os.ErrNotExist) {
+			if _, err := n.Path(l.digest, t.Name()); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("path after: %v", err)
 			}
 			if _, _, err := n.Usage(l.digest); !errors.Is(err, os.ErrNotExist) {

@@ -4,10 +4,13 @@
 //
 //   - blob server: one FUSE connection for the node, mounted at StateDir/fuse. Its root directory holds, for each layer,
 //     <ID>.blob, the layer's address space as one file, and <ID>, its tree. ID is the layer's number in the store.
-//   - EROFS mount: the kernel's own file system on a layer's metadata image, with <ID>.blob as the device that holds
-//     the contents of files, at MountDir/<ID>. Only reads of contents that the kernel has not cached reach this process.
-//   - FUSE tree: StateDir/fuse/<ID>, where EROFS cannot be mounted on a file. Everything is served from the metadata
+//   - lazy mount: the kernel's own EROFS on a layer's metadata image, with <ID>.blob as the device that holds the
+//     contents of files, at MountDir/<ID>. Only reads of contents that the kernel has not cached reach this process.
+//   - native mount: the same on the layer's data file, once that is complete, at MountDir/<ID>n. Nothing reaches this
+//     process. Where the kernel cannot mount EROFS on files, loop devices stand between, for lazy mounts too.
+//   - FUSE tree: StateDir/fuse/<ID>, where EROFS cannot be mounted at all. Everything is served from the metadata
 //     image, and the kernel may cache all of it for ever.
+//   - way: one of these folders for a layer. Path gives the best one of the moment.
 //   - mounted: a layer that Path has an answer for.
 //
 // # Deadlocks
@@ -54,10 +57,12 @@ var ErrNotLazy = errors.New("layer has no TOC digest: it is not in a lazy format
 // Mode is how layers are mounted.
 type Mode string
 
-// The modes. Auto is EROFS where the kernel mounts EROFS on a file, else FUSE.
+// The modes. Auto is EROFS where the kernel has it, else FUSE; EROFS is mounted on files where the kernel does that, else
+// by loop devices; Loop is by loop devices everywhere.
 const (
 	Auto  Mode = "auto"
 	EROFS Mode = "erofs"
+	Loop  Mode = "loop"
 	FUSE  Mode = "fuse"
 )
 
@@ -76,6 +81,7 @@ type Options struct {
 	Scheduler *layer.Scheduler // nil means one of its own, with default limits
 
 	Mode            Mode          // "" means Auto
+	NoNative        bool          // leave complete layers on the blob server
 	Background      bool          // fetch all of a layer once it is mounted, not only what is read
 	PrefetchTimeout time.Duration // how long Wait waits at most; 0 means 10 s
 	ReadAheadKiB    int           // KiB that the kernel reads ahead in mounts; 0 means 2048
@@ -103,9 +109,9 @@ func (o Options) withDefaults() (Options, error) {
 		o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{})
 	}
 	switch o.Mode {
-	case Auto, EROFS, FUSE:
+	case Auto, EROFS, Loop, FUSE:
 	default:
-		return o, fmt.Errorf("mode %q: not one of auto, erofs, fuse", o.Mode)
+		return o, fmt.Errorf("mode %q: not one of auto, erofs, loop, fuse", o.Mode)
 	}
 	for _, dir := range []string{o.StateDir, o.MountDir} {
 		// Both become parts of mount options, which have no way to write these.
@@ -119,9 +125,8 @@ func (o Options) withDefaults() (Options, error) {
 // FS mounts layers.
 type FS struct {
 	opts      Options
-	kind      string // of the mounts it makes: erofsOnFUSE or fuseTree
+	erofs     *erofsMounter // nil: layers are shown as FUSE trees
 	server    *server
-	erofs     erofsMounter
 	tasks     tasks
 	manifests manifests
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
@@ -152,19 +157,18 @@ func New(ctx context.Context, o Options) (*FS, error) {
 			return nil, fmt.Errorf("serve layers: %w", err)
 		}
 	}
-	kind, err := chooseMount(ctx, o)
+	erofs, err := chooseMount(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("serve layers: %w", err)
 	}
-	srv, err := serve(ctx, served, o.ReadAheadKiB)
+	srv, err := serve(ctx, served, o.ReadAheadKiB, erofs == nil)
 	if err != nil {
 		return nil, fmt.Errorf("serve layers: %w", err)
 	}
 	return &FS{
 		opts:   o,
-		kind:   kind,
+		erofs:  erofs,
 		server: srv,
-		erofs:  erofsMounter{dir: o.MountDir, readAheadKiB: o.ReadAheadKiB},
 		slots:  make(map[digest.Digest]*slot),
 	}, nil
 }

@@ -108,8 +108,8 @@ func TestHandlers(t *testing.T) {
 		if _, code := s.Read(nil, &fuse.ReadIn{InHeader: fuse.InHeader{NodeId: node}}, make([]byte, 10)); code.Ok() {
 			t.Error("reading a directory is fine")
 		}
-		in := fuse.OpenIn{InHeader: fuse.InHeader{NodeId: fileNode}, Flags: unix.O_RDWR}
-		if code := s.Open(nil, &in, &fuse.OpenOut{}); code != fuse.EROFS {
+		in := fuse.OpenIn{InHeader: fuse.InHeader{NodeId: blobNode(id)}, Flags: unix.O_RDWR}
+		if code := (&server{}).Open(nil, &in, &fuse.OpenOut{}); code != fuse.EROFS {
 			t.Errorf("open for writing: %v", code)
 		}
 	})

@@ -45,7 +45,8 @@ func removeMountPoints(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if _, err := strconv.ParseUint(e.Name(), 10, 32); err != nil || !e.IsDir() {
+		id := strings.TrimSuffix(e.Name(), nativeSuffix)
+		if _, err := strconv.ParseUint(id, 10, 32); err != nil || !e.IsDir() {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {

@@ -24,12 +24,13 @@ type Source struct {
 
 // mounted is a layer that the kernel sees.
 type mounted struct {
-	src        Source   // of the image it was mounted for first
-	places     *sources // of all images it was mounted for
-	shown      *shown
-	kind, path string
-	stop       func()        // ends prefetching and filling
-	fetched    chan struct{} // closed when the prefetch list is on disk, or given up
+	src     Source   // of the image it was mounted for first
+	places  *sources // of all images it was mounted for
+	shown   *shown
+	ways    ways
+	fetched chan struct{} // closed when the prefetch list is on disk, or given up
+	stop    func()        // ends fetching, and the wait for its end
+	ended   chan struct{} // closed when neither is under way any more
 }
 
 // bringTimeout is how long a registry may take for a layer's manifest and TOC: then containerd is to try for itself.
@@ -103,51 +104,133 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	m := &mounted{src: src, places: places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
+	m.ways.unmount, m.ways.logger = f.unmountWay, sh.logger
 	f.server.show(sh)
-	m := &mounted{src: src, places: places, shown: sh, kind: f.kind, path: filepath.Join(f.server.dir, treeName(sh.id)), stop: func() {}, fetched: make(chan struct{})}
-	if m.kind == erofsOnFUSE {
-		m.path, err = f.erofs.mount(ctx, sh.id, l.Store().MetadataPath(), filepath.Join(f.server.dir, blobName(sh.id)))
-		if err != nil {
-			f.server.hide(sh.id)
-			return nil, errors.Join(err, sh.close())
-		}
+	if err := f.show(ctx, m); err != nil {
+		f.server.hide(sh.id)
+		return nil, errors.Join(err, sh.close())
 	}
 	f.fetch(ctx, m)
-	sh.logger.WithField("mount", m.kind).WithField("path", m.path).WithField("took", time.Since(began)).Debug("mounted layer")
+	kind, _ := m.ways.best()
+	sh.logger.WithField("mount", kind).WithField("took", time.Since(began)).Debug("mounted layer")
 	return m, nil
 }
 
-// fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it.
+// show mounts the layer for the first time.
+func (f *FS) show(ctx context.Context, m *mounted) error {
+	st := m.shown.layer.Store()
+	if f.native() && st.Complete() && f.showNative(ctx, m) == nil {
+		return nil // where it fails, goNative says why
+	}
+	if f.erofs == nil {
+		m.ways.add(fuseTree, filepath.Join(f.server.dir, treeName(m.shown.id)))
+		return nil
+	}
+	path, err := f.erofs.lazy(ctx, m.shown.id, st.MetadataPath(), filepath.Join(f.server.dir, blobName(m.shown.id)))
+	if err != nil {
+		return err
+	}
+	m.ways.add(erofsOnFUSE, path)
+	return nil
+}
+
+// native says whether complete layers get native mounts.
+func (f *FS) native() bool { return f.erofs != nil && !f.opts.NoNative }
+
+// showNative mounts a layer that is complete on its data file.
+func (f *FS) showNative(ctx context.Context, m *mounted) error {
+	st := m.shown.layer.Store()
+	if err := st.Seal(); err != nil {
+		return err
+	}
+	path, err := f.erofs.native(ctx, m.shown.id, st.MetadataPath(), st.DataPath())
+	if err != nil {
+		return err
+	}
+	m.ways.add(erofsNative, path)
+	return nil
+}
+
+func (f *FS) unmountWay(w way) error {
+	if w.kind == fuseTree { // a folder of the server's own mount
+		return nil
+	}
+	return f.erofs.unmount(w.path)
+}
+
+// fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it. Once all of it has
+// come, whoever asked for it, the layer gets its native mount.
 func (f *FS) fetch(ctx context.Context, m *mounted) {
-	ended := make(chan struct{})
 	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
-		defer close(ended)
-		err := m.shown.layer.Prefetch(ctx)
-		close(m.fetched)
-		if err != nil && ctx.Err() == nil {
-			m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
-		}
-		if !f.opts.Background {
-			return
-		}
-		if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
-			m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
-		}
+		defer close(m.ended)
+		f.bringContents(ctx, m)
+		f.goNative(ctx, m)
 	})
 	if !ok { // closing: what is mounted now is taken down by Close
 		close(m.fetched)
-		close(ended)
+		close(m.ended)
 	}
-	m.stop = func() { stop(); <-ended }
+	m.stop = stop
 }
 
-// Path returns the folder that shows a mounted layer. The error is fs.ErrNotExist if the layer is not mounted.
-func (f *FS) Path(d digest.Digest) (string, error) {
+func (f *FS) bringContents(ctx context.Context, m *mounted) {
+	err := m.shown.layer.Prefetch(ctx)
+	close(m.fetched)
+	if err != nil && ctx.Err() == nil {
+		m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
+	}
+	if !f.opts.Background {
+		return
+	}
+	if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
+		m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
+	}
+}
+
+// goNative waits for the layer to be complete.
+func (f *FS) goNative(ctx context.Context, m *mounted) {
+	if kind, _ := m.ways.best(); kind == erofsNative || !f.native() {
+		return
+	}
+	select {
+	case <-m.shown.layer.Store().Whole():
+	case <-ctx.Done():
+		return
+	}
+	if err := f.showNative(ctx, m); err != nil {
+		m.shown.logger.WithError(err).Warn("the layer is complete, but cannot be mounted natively; it stays on FUSE")
+		return
+	}
+	m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
+}
+
+// Mounted says whether Path has an answer for a layer.
+func (f *FS) Mounted(d digest.Digest) bool {
+	_, err := f.lookup(d)
+	return err == nil
+}
+
+// Path returns the best folder of the moment that shows a mounted layer. The folder stays for holder until Drop, or
+// until the next call, which may find a better one; what holder has mounted on top of it by then stays good in any case.
+// The error is fs.ErrNotExist if the layer is not mounted.
+func (f *FS) Path(d digest.Digest, holder string) (string, error) {
 	m, err := f.lookup(d)
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
-	return m.path, nil
+	path := m.ways.hold(holder)
+	if path == "" {
+		return "", fmt.Errorf("path of layer %s: %w", d, errNotMounted)
+	}
+	return path, nil
+}
+
+// Drop ends what Path has promised to holder, for all layers.
+func (f *FS) Drop(holder string) {
+	for _, m := range f.all() {
+		m.ways.drop(holder)
+	}
 }
 
 // MountDir is Options.MountDir.
@@ -180,12 +263,10 @@ func (f *FS) unmount(ctx context.Context, d digest.Digest) error {
 // dismantle undoes mount. Reads end first: the kernel does not let go of a mount while it waits for one.
 func (f *FS) dismantle(m *mounted) error {
 	m.stop()
+	<-m.ended
 	f.server.hide(m.shown.id)
 	err := m.shown.close()
-	if m.kind == erofsOnFUSE {
-		err = errors.Join(err, f.erofs.unmount(m.shown.id))
-	}
-	return err
+	return errors.Join(err, m.ways.close())
 }
 
 // Wait returns when the prefetch lists of mounted layers are on disk, or could not be fetched, or when PrefetchTimeout

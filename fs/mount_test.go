@@ -272,7 +272,7 @@ func TestConcurrentMounts(t *testing.T) {
 		if got := len(n.Status()); got != 2 {
 			t.Errorf("%d layers are mounted, want 2", got)
 		}
-		wantMounts := map[Mode]int{EROFS: 3, FUSE: 1}[mode]
+		wantMounts := map[Mode]int{EROFS: 3, Loop: 3, FUSE: 1}[mode]
 		if got := mountsBelow(t, n.root); len(got) != wantMounts {
 			t.Errorf("mounts are %q", got)
 		}

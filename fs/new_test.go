@@ -28,7 +28,7 @@ func TestOptions(t *testing.T) {
 		{"relative", Options{StateDir: "s"}, "absolute"},
 		{"comma", Options{StateDir: "/s,x"}, "comma"},
 		{"colon", Options{StateDir: "/s", MountDir: "/m:x"}, "colon"},
-		{"mode", Options{StateDir: "/s", Mode: "ext4"}, `mode "ext4"`},
+		{"mode", Options{StateDir: "/s", Mode: "ext4"}, `mode "ext4": not one of auto, erofs, loop, fuse`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := c.o.withDefaults()
@@ -52,8 +52,8 @@ func TestNoFUSE(t *testing.T) {
 	}
 }
 
-// TestNoEROFS makes the probe fail by a store on a tmpfs, from which the kernel does not mount files.
-func TestNoEROFS(t *testing.T) {
+// TestNoFiles makes the probe fail by a store on a tmpfs, from which the kernel does not mount files: loop devices do.
+func TestNoFiles(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
@@ -62,24 +62,43 @@ func TestNoEROFS(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(tmpfs, unix.MNT_DETACH) })
-	switch refusal, err := probeEROFS(tmpfs, tmpfs); {
+	o := Options{MountDir: tmpfs, ProbeDir: tmpfs}
+	switch refusal, err := probeEROFS(o, erofsImage{}); {
 	case err != nil:
 		t.Fatal(err)
 	case refusal == nil:
 		t.Skip("this kernel mounts EROFS from a tmpfs")
 	}
-	if _, err := tryNode(t.Context(), t.TempDir(), Options{Mode: EROFS, ProbeDir: tmpfs}); err == nil || !strings.Contains(err.Error(), "Linux 6.12") {
-		t.Errorf("mode erofs: %v", err)
+	if refusal, err := probeEROFS(o, erofsImage{loop: true}); err != nil || refusal != nil {
+		t.Skip(refusal, err)
+	}
+	for _, mode := range []Mode{Auto, EROFS, Loop} {
+		n := newNode(t, Options{Mode: mode, ProbeDir: tmpfs})
+		if n.erofs == nil || !n.erofs.loop {
+			t.Errorf("mode %s does not use loop devices", mode)
+		}
+	}
+	if n := newNode(t, Options{Mode: FUSE, ProbeDir: tmpfs}); n.erofs != nil {
+		t.Error("mode fuse uses EROFS")
 	}
 	if _, err := tryNode(t.Context(), t.TempDir(), Options{ProbeDir: "/nonexistent"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a folder that is not there: %v", err)
 	}
-	n := newNode(t, Options{Mode: Auto, ProbeDir: tmpfs})
-	if n.kind != fuseTree {
-		t.Errorf("mode auto chose %s", n.kind)
-	}
 	if left := walk1(t, tmpfs); len(left) != 0 {
 		t.Errorf("the probe left %q", left)
+	}
+}
+
+// TestNoEROFS has every probe fail, by an image that is none.
+func TestNoEROFS(t *testing.T) {
+	refused := errors.Join(errors.New("no file"), errors.New("no loop device"))
+	if m, err := withoutEROFS(t.Context(), Auto, refused); m != nil || err != nil {
+		t.Errorf("mode auto: %v, %v", m, err)
+	}
+	for _, mode := range []Mode{EROFS, Loop} {
+		if _, err := withoutEROFS(t.Context(), mode, refused); err == nil || !strings.Contains(err.Error(), "mode "+string(mode)) || !errors.Is(err, refused) {
+			t.Errorf("mode %s: %v", mode, err)
+		}
 	}
 }
 
@@ -89,7 +108,7 @@ func TestLeftovers(t *testing.T) {
 		t.Skip("mounting needs root")
 	}
 	root := t.TempDir()
-	ours := []string{"state/fuse", "state/mounts/7", "state/mounts/7/nested dir", "state/mounts/8"}
+	ours := []string{"state/fuse", "state/mounts/7", "state/mounts/7/nested dir", "state/mounts/8n"}
 	others := []string{"state/fuse2", "state/mountsx", "other"}
 	for _, name := range slices.Concat(ours, others) {
 		path := filepath.Join(root, name)

@@ -10,25 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open says how the kernel is to cache a file. There is no handle: a node number says all.
+// Open says how the kernel is to cache a file. There is no handle: a node number says all. For trees that is so plain that
+// the kernel is told once, by ENOSYS, to open, cache and close without asking.
 func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if s.trees {
+		return fuse.ENOSYS
+	}
 	if in.Flags&fuse.O_ANYWRITE != 0 {
 		return fuse.EROFS
 	}
-	_, _, tree := splitNode(in.NodeId)
-	switch {
-	case !tree:
-		// EROFS caches what it reads from the blob; cached here, it would be in memory twice.
-		out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	case in.Flags&unix.O_DIRECT != 0:
-		// A direct read of a file that the kernel may cache cannot be killed while it waits; this one can.
-		out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	default:
-		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-	}
-	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	// EROFS caches what it reads from the blob; cached here, it would be in memory twice.
+	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 	return fuse.OK
 }
+
+// Flush is asked for at most once: there is nothing to flush.
+func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Read reads from a blob or a file of a tree, and fetches what is not on disk yet.
 func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {

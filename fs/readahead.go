@@ -1,17 +1,21 @@
 package fs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
-// bdiDir has a folder for each backing device of the kernel; a FUSE mount's is named by its device number, EROFS's is
-// erofs-N with a counter N that nothing ties to its mount.
+// bdiDir has a folder for each backing device of the kernel; those of block devices and of FUSE mounts are named by
+// device number, EROFS's on files is erofs-N with a counter N that nothing ties to its mount.
 const bdiDir = "/sys/class/bdi"
 
-// listBDIs returns the backing devices of EROFS mounts. None is an answer too: without them readahead stays as it is.
+// listBDIs returns the backing devices of EROFS mounts on files. None is an answer too: without them readahead stays as
+// it is.
 func listBDIs() map[string]bool {
 	entries, err := os.ReadDir(bdiDir)
 	if err != nil {
@@ -24,6 +28,19 @@ func listBDIs() map[string]bool {
 		}
 	}
 	return names
+}
+
+// blockBDI is the backing device of a block device.
+func blockBDI(device string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: device, Err: err}
+	}
+	return numberedBDI(st.Rdev), nil
+}
+
+func numberedBDI(dev uint64) string {
+	return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 }
 
 // setReadAhead sets what the kernel reads ahead on a backing device.

@@ -10,8 +10,11 @@ import (
 )
 
 // OpenDir lets the kernel cache what it lists, except for the root directory. There is no handle: cursors are positions
-// in the metadata image.
+// in the metadata image. For trees ENOSYS says all that for good, and show and hide see to the root.
 func (s *server) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if s.trees {
+		return fuse.ENOSYS
+	}
 	if in.NodeId != rootNode {
 		out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	}

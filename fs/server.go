@@ -29,6 +29,7 @@ const (
 type server struct {
 	fuse.RawFileSystem
 	dir     string // mount point
+	trees   bool   // programs read the trees, not EROFS the blobs
 	conn    *fuse.Server
 	logger  io.Closer
 	closing chan struct{} // closed by close: requests that wait are to end
@@ -40,8 +41,9 @@ type server struct {
 	layers map[uint32]*shown // by layer ID
 }
 
-// serve mounts a server with no layers at dir, and answers requests until close.
-func serve(ctx context.Context, dir string, readAheadKiB int) (*server, error) {
+// serve mounts a server with no layers at dir, and answers requests until close. With trees, it is the layers' trees that
+// programs read, else EROFS their blobs.
+func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*server, error) {
 	fd, err := openDevice("/dev/fuse")
 	if err != nil {
 		return nil, err
@@ -52,6 +54,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int) (*server, error) {
 	s := &server{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		dir:           dir,
+		trees:         trees,
 		closing:       make(chan struct{}),
 		ended:         make(chan struct{}),
 		userxattr:     needsUserXattr(),
@@ -60,22 +63,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int) (*server, error) {
 	w := log.G(ctx).WriterLevel(log.DebugLevel)
 	s.logger = w
 	// go-fuse is given the descriptor, which from here on it owns.
-	s.conn, err = fuse.NewServer(s, fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
-		MaxWrite:             maxRequest, // go-fuse sizes READs by it too
-		MaxReadAhead:         maxRequest,
-		MaxBackground:        maxBackground,
-		EnableSymlinkCaching: true,
-		IDMappedMount:        true, // for containers in user namespaces; the kernel tells no owner with its requests then
-		// Reads ahead of EROFS overlap only with it.
-		ExtraCapabilities: fuse.CAP_ASYNC_DIO,
-		// With passthrough a FUSE file counts as stacked, and EROFS on it under overlayfs is one level too many.
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
-		Logger:               stdlog.New(w, "fuse: ", 0),
-		PanicHandler: func(v any) fuse.Status {
-			log.G(ctx).Errorf("panic while serving a file: %v\n%s", v, debug.Stack())
-			return fuse.EIO
-		},
-	})
+	s.conn, err = fuse.NewServer(s, fmt.Sprintf("/dev/fd/%d", fd), s.mountOptions(ctx, w))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("serve %s: %w", dir, err), unix.Unmount(dir, unix.MNT_DETACH), w.Close())
 	}
@@ -91,6 +79,34 @@ func serve(ctx context.Context, dir string, readAheadKiB int) (*server, error) {
 	s.refusePoll()
 	s.readAhead(ctx, readAheadKiB)
 	return s, nil
+}
+
+// mountOptions is what the kernel is asked for.
+func (s *server) mountOptions(ctx context.Context, w io.Writer) *fuse.MountOptions {
+	o := &fuse.MountOptions{
+		MaxWrite:             maxRequest, // go-fuse sizes READs by it too
+		MaxReadAhead:         maxRequest,
+		MaxBackground:        maxBackground,
+		EnableSymlinkCaching: true,
+		IDMappedMount:        true, // for containers in user namespaces; the kernel tells no owner with its requests then
+		// A layer never changes, so the kernel need not look whether it did.
+		ExplicitDataCacheControl: true,
+		// With passthrough a FUSE file counts as stacked, and EROFS on it under overlayfs is one level too many.
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		Logger:               stdlog.New(w, "fuse: ", 0),
+		PanicHandler: func(v any) fuse.Status {
+			log.G(ctx).Errorf("panic while serving a file: %v\n%s", v, debug.Stack())
+			return fuse.EIO
+		},
+	}
+	if s.trees {
+		// Attributes with the names only where somebody looks at them. Without CAP_ASYNC_DIO, which would have direct reads
+		// wait where no signal ends them.
+		o.ExtraCapabilities = fuse.CAP_READDIRPLUS_AUTO
+	} else {
+		o.ExtraCapabilities = fuse.CAP_ASYNC_DIO // reads ahead of EROFS overlap only with it
+	}
+	return o
 }
 
 // openDevice opens the device at path, on which a FUSE file system is served.
@@ -136,7 +152,7 @@ func (s *server) readAhead(ctx context.Context, kib int) {
 	var st unix.Stat_t
 	err := unix.Stat(s.dir, &st)
 	if err == nil {
-		err = setReadAhead(fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)), kib)
+		err = setReadAhead(numberedBDI(st.Dev), kib)
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Debug("raise readahead of the FUSE mount")
@@ -164,15 +180,24 @@ func (s *server) close() error {
 // show serves l as <ID>.blob and <ID>.
 func (s *server) show(l *shown) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.layers[l.id] = l
+	s.mu.Unlock()
+	s.relist()
 }
 
 // hide takes the layer away. Requests under way go on.
 func (s *server) hide(id uint32) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.layers, id)
+	s.mu.Unlock()
+	s.relist()
+}
+
+// relist has the kernel forget the list of the root directory, which for trees it keeps.
+func (s *server) relist() {
+	if s.trees {
+		s.conn.InodeNotify(rootNode, 0, 0) // fails where it has none
+	}
 }
 
 // enter finds the layer of a node, and keeps it from being closed until leave.

@@ -9,7 +9,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-var errClosed = errors.New("mounts are closed")
+var (
+	errClosed     = errors.New("mounts are closed")
+	errNotMounted = fmt.Errorf("not mounted: %w", iofs.ErrNotExist)
+)
 
 // slot is a layer that is mounted, or on its way to or from there.
 type slot struct {
@@ -78,7 +81,20 @@ func (f *FS) lookup(d digest.Digest) (*mounted, error) {
 	if s := f.slots[d]; s != nil && s.mounted != nil && s.gone == nil {
 		return s.mounted, nil
 	}
-	return nil, fmt.Errorf("not mounted: %w", iofs.ErrNotExist)
+	return nil, errNotMounted
+}
+
+// all lists the mounted layers.
+func (f *FS) all() []*mounted {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*mounted
+	for _, s := range f.slots {
+		if s.mounted != nil && s.gone == nil {
+			all = append(all, s.mounted)
+		}
+	}
+	return all
 }
 
 // take claims the slot of a mounted layer for unmounting; nil if it is not mounted. It waits for a mount or another

@@ -28,24 +28,16 @@ type Status struct {
 	Image   string // reference that it was mounted for first
 	Format  string // of the blob: estargz, zstd:chunked
 	State   State
-	Mount   string // erofs-fuse or fuse
+	Mount   string // of the next container: erofs, erofs-fuse or fuse
 	Size    int64  // bytes, uncompressed
 	Fetched int64  // of those, bytes on disk
-	Mounts  int    // of the layer that this process has made
+	Mounts  int    // of the layer that there are: one that is not the best stays while it may be used
 }
 
 // Status returns that of all mounted layers, in the order of their digests.
 func (f *FS) Status() []Status {
-	f.mu.Lock()
-	var all []*mounted
-	for _, s := range f.slots {
-		if s.mounted != nil && s.gone == nil {
-			all = append(all, s.mounted)
-		}
-	}
-	f.mu.Unlock()
-	out := make([]Status, 0, len(all))
-	for _, m := range all {
+	var out []Status
+	for _, m := range f.all() {
 		out = append(out, m.status())
 	}
 	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
@@ -61,15 +53,16 @@ func (m *mounted) status() Status {
 	case st.Err != nil:
 		state = Failed
 	}
+	kind, mounts := m.ways.best()
 	return Status{
 		Digest:  m.src.Digest,
 		Image:   m.src.Ref,
 		Format:  st.Format,
 		State:   state,
-		Mount:   m.kind,
+		Mount:   kind,
 		Size:    st.Size,
 		Fetched: st.Fetched,
-		Mounts:  1,
+		Mounts:  mounts,
 	}
 }
 

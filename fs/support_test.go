@@ -221,7 +221,7 @@ func openNode(t testing.TB, root string, o Options) *node {
 	}
 	n, err := tryNode(t.Context(), root, o)
 	if err != nil {
-		if o.Mode == EROFS && strings.Contains(err.Error(), "mode erofs: mount") {
+		if strings.Contains(err.Error(), "mode "+string(o.Mode)+": ") {
 			t.Skip(err)
 		}
 		t.Fatal(err)
@@ -284,7 +284,7 @@ func (n *node) mountLayer(t testing.TB, src Source) string {
 	if err := n.Mount(t.Context(), src); err != nil {
 		t.Fatal(err)
 	}
-	path, err := n.Path(src.Digest)
+	path, err := n.Path(src.Digest, t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func (n *node) mountLayer(t testing.TB, src Source) string {
 
 // inModes runs a test with each kind of mount.
 func inModes(t *testing.T, test func(t *testing.T, mode Mode)) {
-	for _, mode := range []Mode{EROFS, FUSE} {
+	for _, mode := range []Mode{EROFS, Loop, FUSE} {
 		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
 	}
 }

@@ -44,16 +44,22 @@ func TestDebian(t *testing.T) {
 			if c.large && os.Getenv("SLUICE_TEST_ALL") == "" {
 				t.Skip("large: run by make test-all")
 			}
-			_, err := images.Debian(t.Context(), c.DebianOptions)
-			if unavailable := (*images.UnavailableError)(nil); errors.As(err, &unavailable) {
-				t.Skip(unavailable)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			debian(t, newSubject(func(ctx context.Context) (*images.Image, error) { return images.Debian(ctx, c.DebianOptions) }, c.Name, c.prefetch), c.output)
+			debian(t, debianSubject(t, c.DebianOptions, c.prefetch), c.output)
 		})
 	}
+}
+
+// debianSubject makes the image, or skips the test where that is not possible.
+func debianSubject(t *testing.T, o images.DebianOptions, prefetch string) subject {
+	t.Helper()
+	_, err := images.Debian(t.Context(), o)
+	if unavailable := (*images.UnavailableError)(nil); errors.As(err, &unavailable) {
+		t.Skip(unavailable)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newSubject(func(ctx context.Context) (*images.Image, error) { return images.Debian(ctx, o) }, o.Name, prefetch)
 }
 
 func debian(t *testing.T, s subject, output string) {

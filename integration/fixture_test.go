@@ -74,7 +74,7 @@ func nodeWith(t *testing.T, o stack.NodeOptions) *stack.Node {
 
 // eachMount runs a test under every way of mounting that the daemon has.
 func eachMount(t *testing.T, test func(t *testing.T, mount string)) {
-	for _, mount := range []string{"auto", "fuse"} {
+	for _, mount := range []string{"auto", "loop", "fuse"} {
 		t.Run(mount, func(t *testing.T) { test(t, mount) })
 	}
 }

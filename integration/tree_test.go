@@ -56,22 +56,37 @@ func TestTree(t *testing.T) {
 	}
 }
 
-// walk lists every path below dirs of an image, contents included, as a privileged container sees them. The list comes out through a
-// file: on a loaded machine a shim gives up on megabytes of output (10 s, "failed to drain init process") and they end early.
+// walk lists every path below dirs of an image, contents included, as a privileged container sees them.
 func walk(t *testing.T, n *stack.Node, c stack.Container, dirs ...string) map[string]entry {
 	t.Helper()
-	c.Flags = append(slices.Clone(c.Flags), "--privileged") // so that trusted xattrs are seen
-	return walkAs(t, n, c, dirs...)
+	c.Args = append(slices.Clone(walkArgs), dirs...)
+	return walked(t, n, c)
 }
 
-// walkAs does the same as whoever the container is.
+// walkArgs make a list where walked reads it. It comes out of the container through a file: on a loaded machine a shim gives up on
+// megabytes of output (10 s, "failed to drain init process") and they end early.
+var walkArgs = []string{"/probe", "walk", "-data", "-out", "/run/out/tree"}
+
+// walkAs does what walk does as whoever the container is.
 func walkAs(t *testing.T, n *stack.Node, c stack.Container, dirs ...string) map[string]entry {
+	t.Helper()
+	c.Args = append(slices.Clone(walkArgs), dirs...)
+	return walkedAs(t, n, c)
+}
+
+// walked runs a privileged container that ends with walkArgs, and returns the list.
+func walked(t *testing.T, n *stack.Node, c stack.Container) map[string]entry {
+	t.Helper()
+	c.Flags = append(slices.Clone(c.Flags), "--privileged") // so that trusted xattrs are seen
+	return walkedAs(t, n, c)
+}
+
+func walkedAs(t *testing.T, n *stack.Node, c stack.Container) map[string]entry {
 	t.Helper()
 	out := t.TempDir()
 	if err := os.Chmod(out, 0o777); err != nil { // its root may be anybody here
 		t.Fatal(err)
 	}
-	c.Args = append([]string{"/probe", "walk", "-data", "-out", "/run/out/tree"}, dirs...)
 	c.Flags = append(slices.Clone(c.Flags), "--mount", "type=bind,src="+out+",dst=/run/out,options=rbind:rw")
 	if _, err := n.Run(t.Context(), c); err != nil {
 		t.Fatal(err)

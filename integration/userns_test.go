@@ -40,14 +40,13 @@ func TestUserNamespace(t *testing.T) {
 				c := lazily(stack.Container{Ref: upload(t, reg, mix(t, order, plain, lazy), "test/odd:mixed")})
 				pull(t, n, c)
 				want := walkAs(t, n, c, dirs...)
-				before := mounts(t, n)
+				before := len(fewMounts(t, n))
 				c.Flags = inUserNamespace
 				sameTree(t, walkAs(t, n, c, dirs...), mapped(want))
-				if after := mounts(t, n); !maps.Equal(after, before) {
-					t.Errorf("mounts of layers: %v, before the container in a user namespace %v", after, before)
-				}
-
 				keep(t, n, c)
+				if after := len(fewMounts(t, n)); after != before {
+					t.Errorf("%d layers are mounted, %d before the containers in user namespaces", after, before)
+				}
 				n.KillDaemon()
 				if err := n.RestartDaemon(t.Context()); err != nil {
 					t.Fatal(err)
@@ -114,16 +113,18 @@ func mapped(tree map[string]entry) map[string]entry {
 	return tree
 }
 
-// mounts is how each layer is mounted, and how often.
-func mounts(t *testing.T, n *stack.Node) map[string]string {
+// fewMounts checks that no layer is mounted more often than there are ways: over FUSE, and natively once it is complete.
+func fewMounts(t *testing.T, n *stack.Node) map[string]int {
 	t.Helper()
 	s, err := n.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	layers := make(map[string]string)
+	layers := make(map[string]int)
 	for _, l := range s.Layers {
-		layers[l.Digest] = fmt.Sprint(l.Mount, " ", l.Mounts)
+		if layers[l.Digest] = l.Mounts; l.Mounts > 2 {
+			t.Errorf("layer %+v", l)
+		}
 	}
 	return layers
 }

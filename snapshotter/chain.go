@@ -52,35 +52,48 @@ func (s *Snapshotter) chain(ctx context.Context, name string) (chain []snapshot,
 	return chain, err
 }
 
-// lowers returns the directory of each snapshot of a chain, topmost first,
-// after it has mounted the layers that are not mounted.
-func (s *Snapshotter) lowers(ctx context.Context, chain []snapshot) ([]lower, error) {
+// ensure mounts the layers of a chain that are not mounted, because a restart
+// could not.
+func (s *Snapshotter) ensure(ctx context.Context, chain []snapshot) error {
+	for _, snap := range chain {
+		if !snap.remote() {
+			continue
+		}
+		if err := s.ensureLayer(ctx, snap.source()); err != nil {
+			return unavailable(snap, err)
+		}
+	}
+	return nil
+}
+
+func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
+	if s.fs.Mounted(src.Digest) {
+		return nil
+	}
+	return s.mount(ctx, src)
+}
+
+// lowers returns the directory of each snapshot of a chain, topmost first. The
+// layers are mounted; their directories stay for the snapshot with number id.
+func (s *Snapshotter) lowers(chain []snapshot, id string) ([]lower, error) {
 	lowers := make([]lower, len(chain))
 	for i, snap := range chain {
 		lowers[i] = lower{id: snap.id, path: s.upper(snap.id)}
 		if !snap.remote() {
 			continue
 		}
-		path, err := s.layerPath(ctx, snap.source())
+		path, err := s.fs.Path(snap.source().Digest, id)
 		if err != nil {
-			return nil, fmt.Errorf("snapshot %q of image %s: layer %s is not mounted: %w: %w",
-				snap.info.Name, snap.info.Labels[referenceLabel], snap.info.Labels[digestLabel], errdefs.ErrUnavailable, err)
+			return nil, unavailable(snap, err)
 		}
 		lowers[i].path, lowers[i].remote = path, true
 	}
 	return lowers, nil
 }
 
-// layerPath returns the directory that shows a layer. It mounts the layer if a
-// restart could not.
-func (s *Snapshotter) layerPath(ctx context.Context, src fs.Source) (string, error) {
-	if path, err := s.fs.Path(src.Digest); err == nil {
-		return path, nil
-	}
-	if err := s.mount(ctx, src); err != nil {
-		return "", err
-	}
-	return s.fs.Path(src.Digest)
+func unavailable(snap snapshot, err error) error {
+	return fmt.Errorf("snapshot %q of image %s: layer %s is not mounted: %w: %w",
+		snap.info.Name, snap.info.Labels[referenceLabel], snap.info.Labels[digestLabel], errdefs.ErrUnavailable, err)
 }
 
 // mount mounts the layer of a snapshot that there is.

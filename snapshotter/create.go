@@ -98,29 +98,45 @@ func (s *Snapshotter) create(ctx context.Context, c creation) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	lowers, err := s.lowers(ctx, chain)
-	if err != nil {
+	if err := s.ensure(ctx, chain); err != nil {
 		return nil, err
-	}
-	ids, err := idMapFor(c.info.Labels, lowers)
-	if err == nil && ids != nil {
-		err = ids.try(lowers)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("create snapshot %q: %w", c.key, err)
 	}
 	if c.wait {
 		s.awaitPrefetch(ctx, chain)
 	}
-	var snap storage.Snapshot
+	var mounts []mount.Mount
 	err = s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
-		snap, err = storage.CreateSnapshot(ctx, c.kind, c.key, c.parent, snapshots.WithLabels(c.info.Labels))
+		snap, err := storage.CreateSnapshot(ctx, c.kind, c.key, c.parent, snapshots.WithLabels(c.info.Labels))
 		if err != nil {
 			return fmt.Errorf("create snapshot %q: %w", c.key, err)
 		}
-		return s.makeDirectory(snap, lowers, ids)
+		if mounts, err = s.furnish(snap, chain, c.info.Labels); err != nil {
+			s.fs.Drop(snap.ID) // here: after the transaction, the number may be another one's
+		}
+		return err
 	})
 	if err != nil {
+		return nil, err
+	}
+	return mounts, nil
+}
+
+// furnish makes the directory of a new snapshot, and returns its mounts.
+func (s *Snapshotter) furnish(snap storage.Snapshot, chain []snapshot, labels map[string]string) ([]mount.Mount, error) {
+	lowers, err := s.lowers(chain, snap.ID)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := idMapFor(labels, lowers)
+	if err != nil {
+		return nil, err
+	}
+	if ids != nil {
+		if err := ids.try(lowers); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.makeDirectory(snap, lowers, ids); err != nil {
 		return nil, err
 	}
 	return s.mounts(snap, lowers, ids)

@@ -46,7 +46,10 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	lowers, err := s.lowers(ctx, chain)
+	if err := s.ensure(ctx, chain); err != nil {
+		return nil, err
+	}
+	lowers, err := s.lowers(chain, snap.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, labels m
 	if err != nil || !found || !snap.remote() {
 		return found, err
 	}
-	_, err = s.layerPath(ctx, snap.source())
+	err = s.ensureLayer(ctx, snap.source())
 	if offered, labelErr := offeredSource(labels); labelErr == nil && offered.Digest == snap.source().Digest {
 		// One more repository to fetch from, or the only one that is left.
 		mounted := s.mount(ctx, offered)

@@ -43,6 +43,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		if err != nil {
 			return fmt.Errorf("commit %q: %w", key, err)
 		}
+		s.fs.Drop(id)
 		return nil
 	})
 }
@@ -52,9 +53,11 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 // parent).
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
-		if _, _, err := storage.Remove(ctx, key); err != nil {
+		id, _, err := storage.Remove(ctx, key)
+		if err != nil {
 			return fmt.Errorf("remove %q: %w", key, err)
 		}
+		s.fs.Drop(id)
 		return nil
 	})
 }

@@ -20,7 +20,8 @@ type config struct {
 	Address        socket    `toml:"address" doc:"Unix socket to serve on. Empty: containerd-sluice-grpc.sock in the state directory."`
 	MetricsAddress address   `toml:"metrics_address" doc:"host:port for Prometheus metrics (/metrics) and profiles (/debug/pprof/). Empty: off."`
 	LogLevel       level     `toml:"log_level" doc:"One of trace, debug, info, warn, error."`
-	Mount          mount     `toml:"mount" doc:"How layers are mounted. \"auto\": by the kernel's EROFS where it can, else over FUSE.\n\"erofs\", \"fuse\": only so."`
+	Mount          mount     `toml:"mount" doc:"How layers are mounted. \"auto\": by the kernel's EROFS where it has it, else over FUSE.\n\"erofs\", \"fuse\": only so. \"loop\": by EROFS on loop devices, which \"auto\" and \"erofs\"\nuse where the kernel cannot mount a file (before Linux 6.12)."`
+	Native         bool      `toml:"native" doc:"Mount layers of which all is on disk without FUSE, for the containers that start from then on."`
 	ReadAhead      size      `toml:"readahead" doc:"How far the kernel reads ahead in the files of a lazy mount, in whole KiB."`
 	Volatile       bool      `toml:"volatile" doc:"Do not sync what containers write (overlayfs's \"volatile\"): faster, and what they wrote may be\nlost or incomplete when the host crashes. A container from before a reboot does not start again."`
 
@@ -48,6 +49,7 @@ func newConfig() config {
 		State:     directory{"/run/containerd-sluice-grpc"},
 		LogLevel:  level{logrus.InfoLevel},
 		Mount:     mount{fs.Auto},
+		Native:    true,
 		ReadAhead: size{2 << 20},
 		Registry: registryConfig{
 			ConfigPath:   "/etc/containerd/certs.d",

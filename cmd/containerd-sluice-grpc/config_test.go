@@ -74,7 +74,7 @@ func TestReadConfig(t *testing.T) {
 		{name: "not a port", text: "metrics_address = \"localhost:http!\"\n", err: `FILE:1: metrics_address: "localhost:http!": "http!" is not a port number`},
 		{name: "no port", text: "metrics_address = \"localhost\"\n", err: `FILE:1: metrics_address: "localhost" is not host:port`},
 		{name: "level", text: "log_level = \"loud\"\n", err: `FILE:1: log_level: "loud" is not one of trace`},
-		{name: "mount", text: "mount = \"nfs\"\n", err: `FILE:1: mount: "nfs" is not one of auto, erofs, fuse`},
+		{name: "mount", text: "mount = \"nfs\"\n", err: `FILE:1: mount: "nfs" is not one of auto, erofs, loop, fuse`},
 		{name: "duration without a unit", text: "[registry]\nstall_timeout = \"30\"\n", err: `FILE:2: registry.stall_timeout: "30" is not a duration`},
 		{name: "size with a wrong unit", text: "[fetch]\nmemory_limit = \"1GB\"\n", err: `FILE:2: fetch.memory_limit: "1GB" is not a size`},
 		{name: "size too big", text: "[fetch]\nmemory_limit = \"9999999TiB\"\n", err: `FILE:2: fetch.memory_limit: "9999999TiB" is not a size`},

@@ -102,11 +102,11 @@ type mount struct{ fs.Mode }
 
 func (m *mount) UnmarshalText(b []byte) error {
 	switch fs.Mode(b) {
-	case fs.Auto, fs.EROFS, fs.FUSE:
+	case fs.Auto, fs.EROFS, fs.Loop, fs.FUSE:
 		m.Mode = fs.Mode(b)
 		return nil
 	}
-	return fmt.Errorf("%q is not one of auto, erofs, fuse", b)
+	return fmt.Errorf("%q is not one of auto, erofs, loop, fuse", b)
 }
 
 func (m *mount) String() string { return string(m.Mode) }

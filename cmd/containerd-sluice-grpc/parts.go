@@ -56,6 +56,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		Registry:  registry(c.Registry, m),
 		Scheduler: p.scheduler,
 		Mode:      c.Mount.Mode,
+		NoNative:  !c.Native,
 		// Zero means a default to these, and none to whoever wrote it.
 		PrefetchTimeout: max(c.Fetch.PrefetchTimeout.Duration, time.Nanosecond),
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),

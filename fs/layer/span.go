@@ -14,6 +14,10 @@ const (
 	// than asking for them would.
 	readAhead = 1 << 20
 
+	// readAheadData is the most bytes that a read-ahead may become, which is what decoding and the disk have to do with it: 1 MiB of
+	// zeros is 1 GiB.
+	readAheadData = 16 << 20
+
 	prefetchRange    = 8 << 20
 	prefetchRangeMin = 2 << 20 // where there is not enough to fetch for several ranges of that size
 
@@ -108,7 +112,12 @@ func (l *Layer) wanted(first, end int) []int {
 	}
 	spans := l.spans(chunks, demandRange)
 	last := spans[len(spans)-1]
-	for i := end; i < l.store.NumChunks() && !l.store.Has(i) && last.add(i, l.store.Chunk(i), readAhead); i++ {
+	ahead := int64(0)
+	for i := end; i < l.store.NumChunks() && !l.store.Has(i); i++ {
+		c := l.store.Chunk(i)
+		if ahead += c.Size; ahead > readAheadData || !last.add(i, c, readAhead) {
+			break
+		}
 		chunks = append(chunks, i)
 	}
 	return chunks

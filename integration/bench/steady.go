@@ -26,7 +26,7 @@ func (b *suite) steady(ctx context.Context) error {
 		return nil
 	}
 	if len(o.Systems) < 2 {
-		progress("no kind of mount, \"sluice erofs\" or \"sluice fuse\", is among the systems: nothing is read from a steady state")
+		progress("no kind of mount, such as \"sluice erofs\", is among the systems: nothing is read from a steady state")
 		return nil
 	}
 	for _, w := range workload.All() {

@@ -18,4 +18,10 @@ var (
 	syntheticSources embed.FS
 	//go:embed images.go layout.go layer.go base.go weights.go
 	weightsSources embed.FS
+	//go:embed images.go layout.go layer.go base.go posix.go odd.go tree.go
+	posixSources embed.FS
+	//go:embed images.go layout.go layer.go base.go posix.go extreme.go tree.go
+	extremeSources embed.FS
+	//go:embed images.go layout.go layer.go base.go posix.go huge.go
+	hugeSources embed.FS
 )

@@ -62,14 +62,14 @@ func (r *runner) filled(ctx context.Context, i int) (_ *stack.Node, err error) {
 	if o := r.box.run(ctx, n, job{c, []string{"all", "/"}, 1, longLimit})[0]; o.err != nil {
 		return nil, fmt.Errorf("read the whole image: %w", o.err)
 	}
-	if s := r.Systems[i]; s.Own() && s.Lazy() {
-		return n, completed(ctx, n)
+	if s := r.Systems[i]; s.Mount != "" {
+		return n, completed(ctx, n, s.Mount)
 	}
 	return n, nil
 }
 
-// completed waits until every layer is on disk.
-func completed(ctx context.Context, n *stack.Node) error {
+// completed waits until every layer is on disk, and mounted so.
+func completed(ctx context.Context, n *stack.Node, mount string) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -79,7 +79,7 @@ func completed(ctx context.Context, n *stack.Node) error {
 		}
 		missing := len(s.Layers)
 		for _, l := range s.Layers {
-			if l.State == "complete" {
+			if l.State == "complete" && l.Mount == mount {
 				missing--
 			}
 		}
@@ -89,7 +89,7 @@ func completed(ctx context.Context, n *stack.Node) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%d of %d layers are not complete: %w", missing, len(s.Layers), ctx.Err())
+			return fmt.Errorf("%d of %d layers are not complete and mounted as %s: %w", missing, len(s.Layers), mount, ctx.Err())
 		}
 	}
 }

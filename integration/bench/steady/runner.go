@@ -42,6 +42,9 @@ func newRunner(o Options) *runner {
 				continue
 			}
 			for i, s := range o.Systems {
+				if s.Local && kase == FirstRead {
+					continue
+				}
 				row := &result.Row{Section: result.Steady, Subject: op.name, Case: kase, System: s.Name}
 				r.rows[place{op.name, kase, i}] = row
 				o.Report.Rows = append(o.Report.Rows, row)

@@ -49,19 +49,32 @@ type System struct {
 	// First, if it is not the zero System, reads contents for the first time, where that needs another configuration: without
 	// fetching in the background.
 	First system.System
+
+	// Mount is how status has to say that complete layers are mounted; "" where there is no such status.
+	Mount string
+	// Local leaves out what has to come first: another system's rows say it.
+	Local bool
 }
 
-// Systems are the kinds of mounts: overlayfs, and Sluice with each setting of "mount", both with eStargz.
+// Systems are the kinds of mounts: overlayfs, and Sluice with each setting of "mount", all with eStargz. The lazy mount that a container
+// keeps when its layers become complete is one more kind.
 func Systems() []System {
-	return []System{{System: system.Overlayfs}, mounted("erofs"), mounted("fuse")}
+	onFUSE := mounted("erofs", "erofs-fuse")
+	onFUSE.System = system.Sluice("sluice erofs-fuse", system.ESGZ, "mount = \"erofs\"\nnative = false\n")
+	onFUSE.Local = true
+	return []System{
+		{System: system.Overlayfs},
+		mounted("erofs", "erofs"), mounted("loop", "erofs"), onFUSE, mounted("fuse", "fuse"),
+	}
 }
 
 // mounted asks for one kind of mount and no other, so that a kernel that cannot do it makes rows that failed.
-func mounted(kind string) System {
-	name, toml := "sluice "+kind, fmt.Sprintf("mount = %q\n", kind)
+func mounted(setting, mount string) System {
+	name, toml := "sluice "+setting, fmt.Sprintf("mount = %q\n", setting)
 	return System{
 		System: system.Sluice(name, system.ESGZ, toml),
 		First:  system.Sluice(name, system.ESGZ, toml+"[fetch]\nbackground = false\n"),
+		Mount:  mount,
 	}
 }
 

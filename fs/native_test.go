@@ -1,0 +1,250 @@
+package fs
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+)
+
+// inNativeModes runs a test with each kind of mount that a complete layer's can be replaced by a native one.
+func inNativeModes(t *testing.T, test func(t *testing.T, mode Mode)) {
+	for _, mode := range []Mode{EROFS, Loop} {
+		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
+	}
+}
+
+// settled waits until nothing more is fetched and the layer has its native mount, if it gets one.
+func (n *node) settled(t testing.TB, l blob) *mounted {
+	t.Helper()
+	m, err := n.lookup(l.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-m.ended:
+	case <-time.After(time.Minute):
+		t.Fatal("fetching does not end")
+	}
+	return m
+}
+
+func (n *node) path(t testing.TB, l blob, holder string) string {
+	t.Helper()
+	path, err := n.Path(l.digest, holder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func dropCaches(t *testing.T) {
+	t.Helper()
+	unix.Sync()
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		t.Skip(err)
+	}
+}
+
+// TestNative: a complete layer is read without this process, by whoever asks for it from then on; who asked before keeps
+// what it has, for as long as it may use it.
+func TestNative(t *testing.T) {
+	l := buildBlob(t, everything())
+	inNativeModes(t, func(t *testing.T, mode Mode) {
+		r := newRegistry(t, l)
+		var reads atomic.Int64
+		n := newNode(t, Options{Mode: mode, Observer: layer.Observer{Read: func(layer.Result) { reads.Add(1) }}})
+		lazy := n.mountLayer(t, r.source(l))
+		compare(t, lazy, l.files) // all of it is read, so all of it comes
+		n.settled(t, l)
+		if st := n.Status()[0]; st.Mount != erofsNative || st.Mounts != 2 || st.State != Complete {
+			t.Errorf("status is %+v", st)
+		}
+		native := n.path(t, l, "new")
+		if native != lazy+nativeSuffix {
+			t.Errorf("the native mount is at %s", native)
+		}
+		r.fail.Store(500)
+		dropCaches(t)
+		before := reads.Load()
+		compare(t, native, l.files)
+		if got := reads.Load() - before; got != 0 {
+			t.Errorf("%d reads of the native mount came to this process", got)
+		}
+		compare(t, lazy, l.files)
+		if reads.Load() == before {
+			t.Error("the lazy mount does not come to this process, so the test does not see reads")
+		}
+
+		// A bind mount, as overlayfs, keeps what is below it.
+		kept := t.TempDir()
+		if err := unix.Mount(lazy, kept, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(kept, unix.MNT_DETACH) })
+		n.Drop(t.Name())
+		if _, err := os.Lstat(lazy); !os.IsNotExist(err) {
+			t.Errorf("the lazy mount is there without a holder: %v", err)
+		}
+		dropCaches(t)
+		compare(t, kept, l.files)
+		if err := unix.Unmount(kept, 0); err != nil {
+			t.Error(err)
+		}
+		if st := n.Status()[0]; st.Mount != erofsNative || st.Mounts != 1 {
+			t.Errorf("status is %+v", st)
+		}
+	})
+}
+
+// TestNativeAfterRestart: what is complete is mounted natively at once, without the registry.
+func TestNativeAfterRestart(t *testing.T) {
+	l := buildBlob(t, []file{dir("d"), regular("d/file", noise(1, 5<<20))})
+	inNativeModes(t, func(t *testing.T, mode Mode) {
+		r, root := newRegistry(t, l), t.TempDir()
+		n := openNode(t, root, Options{Mode: mode, Background: true})
+		src := r.source(l)
+		n.mountLayer(t, src)
+		n.settled(t, l)
+		n.close(t)
+
+		r.fail.Store(500)
+		n = openNode(t, root, Options{Mode: mode})
+		src.TOCDigest = l.tocDigest
+		path := n.mountLayer(t, src)
+		if st := n.Status()[0]; st.Mount != erofsNative || st.Mounts != 1 {
+			t.Errorf("status is %+v", st)
+		}
+		dropCaches(t)
+		compare(t, path, l.files)
+		n.close(t)
+	})
+}
+
+// TestNativeRefused: where the kernel does not take the data file, the layer stays as it is.
+func TestNativeRefused(t *testing.T) {
+	l := buildBlob(t, []file{regular("file", noise(1, 100_000))})
+	inNativeModes(t, func(t *testing.T, mode Mode) {
+		n := newNode(t, Options{Mode: mode})
+		ctx, lines := logged(t)
+		if err := n.Mount(ctx, newRegistry(t, l).source(l)); err != nil {
+			t.Fatal(err)
+		}
+		path := n.path(t, l, "holder")
+		m, err := n.lookup(l.digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(m.shown.layer.Store().DataPath()); err != nil {
+			t.Fatal(err)
+		}
+		compare(t, path, l.files)
+		n.settled(t, l)
+		if st := n.Status()[0]; st.Mount != erofsOnFUSE || st.Mounts != 1 {
+			t.Errorf("status is %+v", st)
+		}
+		if text := lines.String(); !strings.Contains(text, "stays on FUSE") {
+			t.Errorf("log is %s", text)
+		}
+		if again := n.path(t, l, "other"); again != path {
+			t.Errorf("path is %s, was %s", again, path)
+		}
+		compare(t, path, l.files)
+	})
+}
+
+// TestNoCacheTwice: contents that are read natively are in memory once.
+func TestNoCacheTwice(t *testing.T) {
+	const size = 64 << 20
+	l := buildBlob(t, []file{regular("file", noise(1, size))})
+	inNativeModes(t, func(t *testing.T, mode Mode) {
+		n := newNode(t, Options{Mode: mode, Background: true})
+		n.mountLayer(t, newRegistry(t, l).source(l))
+		m := n.settled(t, l)
+		path := n.path(t, l, "reader")
+		if !n.erofs.directIO {
+			t.Skip("this kernel's EROFS has no directio")
+		}
+		dropCaches(t)
+		got, err := os.ReadFile(filepath.Join(path, "file"))
+		if err != nil || !bytes.Equal(got, l.files[0].data) {
+			t.Fatalf("read %d bytes, %v", len(got), err)
+		}
+		if pages := cachedPages(t, m.shown.layer.Store().DataPath()); pages*4096 > size/10 {
+			t.Errorf("%d of %d pages of the data file are cached too", pages, size/4096)
+		}
+	})
+}
+
+// cachedPages counts the pages of a file in its page cache.
+func cachedPages(t *testing.T, name string) uint64 {
+	t.Helper()
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Cachestat_t
+	if err := unix.Cachestat(uint(fd), &unix.CachestatRange{}, &st, 0); err != nil { // an empty range is all of it
+		t.Skip(err)
+	}
+	return st.Cache
+}
+
+func TestWays(t *testing.T) {
+	var gone []string
+	w := &ways{logger: log.L, unmount: func(w way) error {
+		gone = append(gone, w.path)
+		if w.path == "stuck" {
+			return os.ErrPermission
+		}
+		return nil
+	}}
+	expect := func(step string, paths ...string) {
+		t.Helper()
+		if !slices.Equal(gone, paths) {
+			t.Errorf("%s: %q are unmounted, want %q", step, gone, paths)
+		}
+		gone = nil
+	}
+	if path := w.hold("a"); path != "" {
+		t.Errorf("nothing is mounted, but at %q", path)
+	}
+	w.add(erofsOnFUSE, "one")
+	for _, holder := range []string{"a", "b", "a"} {
+		if path := w.hold(holder); path != "one" {
+			t.Errorf("%s holds %q", holder, path)
+		}
+	}
+	w.add(erofsNative, "two")
+	w.drop("a")
+	expect("b still holds the first")
+	if path := w.hold("b"); path != "two" {
+		t.Errorf("b holds %q", path)
+	}
+	expect("b has the second now", "one")
+	w.drop("b")
+	expect("the best stays")
+	w.add(erofsNative, "stuck")
+	w.add(erofsNative, "three")
+	expect("not held", "two", "stuck")
+	if kind, mounts := w.best(); kind != erofsNative || mounts != 1 {
+		t.Errorf("best is %s of %d", kind, mounts)
+	}
+	if err := w.close(); err != nil {
+		t.Error(err)
+	}
+	expect("closed", "three")
+	if path := w.hold("c"); path != "" {
+		t.Errorf("closed, but holds %q", path)
+	}
+}
