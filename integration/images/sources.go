@@ -18,4 +18,6 @@ var (
 	syntheticSources embed.FS
 	//go:embed images.go layout.go layer.go base.go weights.go
 	weightsSources embed.FS
+	//go:embed images.go layout.go layer.go base.go manyfiles.go
+	manyFilesSources embed.FS
 )
