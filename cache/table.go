@@ -39,6 +39,10 @@ func (c Chunk) append(b []byte) []byte {
 	return append(b, c.Digest[:]...)
 }
 
+// writeBuffer is bytes of one write. The page cache keeps them in folios as large as that, which are mapped whole by a look at one
+// record: 64 KiB is what older kernels map around a fault.
+const writeBuffer = 64 << 10
+
 // tableWriter writes a chunk table.
 type tableWriter struct {
 	f        *os.File
@@ -55,7 +59,7 @@ func createTable(name string, dataSize int64) (*tableWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tableWriter{f: f, w: bufio.NewWriterSize(f, 256<<10), dataSize: dataSize}
+	t := &tableWriter{f: f, w: bufio.NewWriterSize(f, writeBuffer), dataSize: dataSize}
 	_, err = t.w.Write(make([]byte, tableHeader)) // known at the end
 	return t, err
 }
