@@ -29,6 +29,9 @@ type record struct {
 	Boot    string `json:"boot"`   // during which the files were written
 	Meta    uint32 `json:"meta"`   // CRC-32C of meta.erofs
 	Chunks  uint32 `json:"chunks"` // CRC-32C of chunks
+	// ChunkBytes is the sum of the chunks' sizes, so that nobody has to walk the chunk table for it. A layer with chunks
+	// and without this number is one of before there was the number: it counts as damaged.
+	ChunkBytes int64 `json:"chunkBytes"`
 	Info
 }
 
@@ -52,6 +55,7 @@ func buildLayer(dir string, rec record, build func(meta *os.File, add func(Chunk
 	if rec.PrefetchChunks < 0 || rec.PrefetchChunks > table.count {
 		return fmt.Errorf("prefetch list has %d chunks, the layer has %d", rec.PrefetchChunks, table.count)
 	}
+	rec.ChunkBytes = table.size
 	if err := createPresence(filepath.Join(dir, presentName), table.count, rec.Boot); err != nil {
 		return err
 	}
@@ -89,7 +93,8 @@ func readRecord(dir string) (record, error) {
 	if err := json.Unmarshal(b, &rec); err != nil {
 		return record{}, damaged("%s: %v", recordName, err)
 	}
-	if rec.Version != formatVersion || rec.ID == 0 || rec.DataSize < 0 || rec.BlobSize < 0 || rec.PrefetchChunks < 0 {
+	if rec.Version != formatVersion || rec.ID == 0 || rec.DataSize < 0 || rec.BlobSize < 0 || rec.PrefetchChunks < 0 ||
+		rec.ChunkBytes < 0 || rec.ChunkBytes > rec.DataSize {
 		return record{}, damaged("%s: values out of range", recordName)
 	}
 	return rec, nil

@@ -6,7 +6,7 @@
 //	chunks      the chunk table: for each chunk its place in the address space, its place in the blob and its digest
 //	data        the data file: the address space itself, sparse, filled chunk by chunk
 //	present     the presence record: which chunks the data file holds
-//	layer.json  what the layer is, and checksums of meta.erofs and chunks
+//	layer.json  what the layer is, checksums of meta.erofs and chunks, and the sum of the chunks' sizes
 //
 // # What is believed
 //
@@ -40,6 +40,9 @@ import (
 
 // formatVersion is that of everything below <root>/layers. A store with a newer one is refused, one with an older one
 // is emptied: layers are fetched again.
+//
+// A field that is new in layer.json, and that older versions of Sluice pass over, needs no new version: layers without it are taken
+// for damaged, and are fetched again one by one as they are needed.
 const formatVersion = 1
 
 // ErrLocked is returned by Open when another process owns the store.

@@ -41,6 +41,7 @@ type Layer struct {
 	digest digest.Digest
 	dir    string
 	info   Info
+	size   int64 // of all chunks together
 	store  *Store
 	refs   int // guarded by store.mu
 
@@ -66,7 +67,7 @@ func openLayer(dir, boot string) (_ *Layer, err error) {
 			return nil, err
 		}
 	}
-	l := &Layer{dir: dir, info: rec.Info, whole: make(chan struct{})}
+	l := &Layer{dir: dir, info: rec.Info, size: rec.ChunkBytes, whole: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.free())
@@ -78,8 +79,8 @@ func openLayer(dir, boot string) (_ *Layer, err error) {
 	if l.table, err = openTable(filepath.Join(dir, chunksName)); err != nil {
 		return nil, err
 	}
-	if rec.PrefetchChunks > l.table.count {
-		return nil, damaged("%s: prefetch list is longer than the chunk table", recordName)
+	if rec.PrefetchChunks > l.table.count || (rec.ChunkBytes == 0) != (l.table.count == 0) {
+		return nil, damaged("%s: is not about this chunk table", recordName)
 	}
 	if l.data, err = openData(l.DataPath(), rec.DataSize); err != nil {
 		return nil, err
@@ -88,14 +89,28 @@ func openLayer(dir, boot string) (_ *Layer, err error) {
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count, boot); err != nil {
 		return nil, err
 	}
-	for i := range l.table.count {
-		if isSet(l.presence.present, i) {
-			l.presentChunks.Add(1)
-			l.presentBytes.Add(l.table.chunk(i).Size)
-		}
-	}
+	l.countPresent()
 	l.announce()
 	return l, nil
+}
+
+// countPresent looks at the chunk table only if some chunks are present and some are not.
+func (l *Layer) countPresent() {
+	chunks, bytes := countSet(l.presence.present, l.table.count), int64(0)
+	switch chunks {
+	case 0:
+	case l.table.count:
+		bytes = l.size
+	default:
+		for i := range l.table.count {
+			if isSet(l.presence.present, i) {
+				bytes += l.table.size(i)
+			}
+		}
+		l.Trim()
+	}
+	l.presentChunks.Store(int64(chunks))
+	l.presentBytes.Store(bytes)
 }
 
 func openData(name string, size int64) (*os.File, error) {
@@ -145,11 +160,18 @@ func (l *Layer) DataPath() string { return filepath.Join(l.dir, dataName) }
 // File returns the data file, valid until Close. What it holds where Has does not say so is meaningless.
 func (l *Layer) File() *os.File { return l.data }
 
+// Size returns the uncompressed bytes of all chunks.
+func (l *Layer) Size() int64 { return l.size }
+
 // NumChunks returns how many chunks the layer has.
 func (l *Layer) NumChunks() int { return l.table.count }
 
 // Chunk returns chunk i of [0, NumChunks()).
 func (l *Layer) Chunk(i int) Chunk { return l.table.chunk(i) }
+
+// Trim takes the chunk table out of the process's memory, for whoever has looked at much of it: tables are long, and one whose
+// pages are not used again soon is better left to the page cache, whence they come back as they are needed.
+func (l *Layer) Trim() { l.table.trim() }
 
 // Find returns the first chunk that ends after byte off of the address space, or NumChunks() if there is none.
 func (l *Layer) Find(off int64) int { return l.table.find(off) }

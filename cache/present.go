@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -89,6 +90,18 @@ func bit(i int) (word int, mask uint32) { return i / 32, 1 << (i % 32) }
 func isSet(bits []uint32, i int) bool {
 	w, m := bit(i)
 	return atomic.LoadUint32(&bits[w])&m != 0
+}
+
+// countSet returns how many of [0, n) are marked.
+func countSet(marks []uint32, n int) (count int) {
+	for w := range (n + 31) / 32 {
+		word := atomic.LoadUint32(&marks[w])
+		if rest := n - 32*w; rest < 32 {
+			word &= 1<<rest - 1
+		}
+		count += bits.OnesCount32(word)
+	}
+	return count
 }
 
 // set marks i and reports whether it was not marked before.

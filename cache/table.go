@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"sort"
+	"sync/atomic"
 )
 
 // Chunk is one record of a chunk table. Offsets and sizes are in bytes.
@@ -38,12 +39,17 @@ func (c Chunk) append(b []byte) []byte {
 	return append(b, c.Digest[:]...)
 }
 
+// writeBuffer is bytes of one write. The page cache keeps them in folios as large as that, which are mapped whole by a look at one
+// record: 64 KiB is what older kernels map around a fault.
+const writeBuffer = 64 << 10
+
 // tableWriter writes a chunk table.
 type tableWriter struct {
 	f        *os.File
 	w        *bufio.Writer
 	dataSize int64
 	end      int64 // of the last chunk in the address space
+	size     int64 // of all chunks together
 	count    int
 	buf      []byte
 }
@@ -53,7 +59,7 @@ func createTable(name string, dataSize int64) (*tableWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tableWriter{f: f, w: bufio.NewWriterSize(f, 256<<10), dataSize: dataSize}
+	t := &tableWriter{f: f, w: bufio.NewWriterSize(f, writeBuffer), dataSize: dataSize}
 	_, err = t.w.Write(make([]byte, tableHeader)) // known at the end
 	return t, err
 }
@@ -67,6 +73,7 @@ func (t *tableWriter) add(c Chunk) error {
 		return fmt.Errorf("chunk %d: bytes %d+%d of the blob, %d inside, are no place", t.count, c.BlobOffset, c.BlobSize, c.InnerOffset)
 	}
 	t.end = c.DataOffset + c.Size
+	t.size += c.Size
 	t.count++
 	t.buf = c.append(t.buf[:0])
 	_, err := t.w.Write(t.buf)
@@ -91,17 +98,23 @@ func (t *tableWriter) close() { t.f.Close() }
 type table struct {
 	mapping
 	count int
+	finds *atomic.Uint32
 }
+
+// trimAfter is after how many searches a table is taken out of memory: a search by bisection looks at pages all over it. It makes
+// the ones that follow slower by some page faults, which is little beside the reads that they are for.
+const trimAfter = 64
 
 func openTable(name string) (table, error) {
 	m, err := mapFile(name, false)
 	if err != nil {
 		return table{}, err
 	}
-	t := table{mapping: m}
+	t := table{mapping: m, finds: new(atomic.Uint32)}
 	if err := t.check(); err != nil {
 		return table{}, errors.Join(damaged("%s: %v", chunksName, err), m.unmap())
 	}
+	t.trim() // the header
 	return t, nil
 }
 
@@ -133,8 +146,13 @@ func (t *table) chunk(i int) Chunk {
 	}
 }
 
+func (t *table) size(i int) int64 { return int64(binary.LittleEndian.Uint64(t.record(i)[8:])) }
+
 // find returns the first chunk that ends after off, or count.
 func (t *table) find(off int64) int {
+	if t.finds.Add(1)%trimAfter == 0 {
+		t.trim()
+	}
 	return sort.Search(t.count, func(i int) bool {
 		r := t.record(i)
 		return int64(binary.LittleEndian.Uint64(r)+binary.LittleEndian.Uint64(r[8:])) > off

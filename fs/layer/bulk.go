@@ -66,6 +66,7 @@ func (l *Layer) bulk(ctx context.Context, b *bulk) error {
 // measure begins a pass: it finds where, chooses the size of ranges, and reports whether anything is missing. After a
 // reboot this is where what was stored before is hashed.
 func (b *bulk) measure(ctx context.Context) bool {
+	defer b.l.store.Trim() // it may be long until there is a place for the first range
 	var sum int64
 	stream, first := int64(-1), b.end
 	for i := 0; i < b.end && ctx.Err() == nil; i++ {

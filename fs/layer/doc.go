@@ -15,6 +15,10 @@
 // Decoding is parallel across ranges. Each chunk's readers are answered when that chunk is stored, not when the range
 // ends.
 //
+// A TOC in memory is many times as large as in its blob, so there is a limit for those too, and what a burst of work has taken
+// is given back to the system when the node has come to rest. Of chunk tables, which are mapped, no more is resident than what was
+// looked at last.
+//
 // # Concurrency
 //
 // Everything exported may be used by many goroutines at once. A flight lives under its Layer, not under the reader that

@@ -37,6 +37,9 @@ type bad struct {
 // to the scheduler, after it had waited there.
 func (l *Layer) fetch(f *flight, waited time.Duration) error {
 	defer f.cancel()
+	defer l.store.Trim()
+	l.scheduler.heap.begin()
+	defer l.scheduler.heap.end(l.memory(f.span) + chunkOverhead*int64(len(f.chunks)))
 	start := time.Now()
 	w := worker{Layer: l, f: f, stats: Range{Priority: f.base, Wait: waited}}
 	err := w.run()

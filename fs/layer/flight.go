@@ -109,8 +109,12 @@ func (l *Layer) fail(f *flight, err error) {
 
 // forget makes the next reader of a chunk start over. l.mu is held.
 func (l *Layer) forget(p *pending) {
-	if l.pending[p.chunk] == p {
-		delete(l.pending, p.chunk)
+	if l.pending[p.chunk] != p {
+		return
+	}
+	delete(l.pending, p.chunk)
+	if len(l.pending) == 0 {
+		l.pending = make(map[int]*pending) // a map never shrinks, and this one may have held all chunks of the layer
 	}
 }
 

@@ -46,7 +46,6 @@ type Layer struct {
 	blob      Blob
 	format    toc.Format
 	observer  Observer
-	size      func() int64 // uncompressed bytes of all chunks
 
 	// life ends when the layer is closed. Calls hold alive for reading, so Close waits for them, and flights begin only
 	// under it.
@@ -81,12 +80,6 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer) *Layer {
 		pending:   make(map[int]*pending),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
-	l.size = sync.OnceValue(func() (sum int64) {
-		for i := range store.NumChunks() {
-			sum += store.Chunk(i).Size
-		}
-		return sum
-	})
 	return l
 }
 
@@ -125,7 +118,7 @@ func (l *Layer) Status() Status {
 	}
 	defer l.alive.RUnlock()
 	_, s.Fetched = l.store.Present()
-	s.Size, s.Complete = l.size(), l.store.Complete()
+	s.Size, s.Complete = l.store.Size(), l.store.Complete()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.Err = l.lastErr

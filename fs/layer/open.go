@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 
 	"github.com/sluice-snapshotter/sluice/cache"
-	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // ErrNoTOC is returned by Open for a layer that is not in the store and whose TOC digest is not known: nothing could be
@@ -39,50 +37,6 @@ func openStored(ctx context.Context, o Options) (*cache.Layer, error) {
 			fmt.Errorf("layer in the store was made from TOC %s, the image names TOC %s", have, o.TOCDigest), store.Close())
 	}
 	return store, nil
-}
-
-func create(ctx context.Context, o Options) (*cache.Layer, error) {
-	if o.TOCDigest == "" {
-		return nil, ErrNoTOC
-	}
-	t, err := readTOC(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("read TOC: %w", err)
-	}
-	layout, err := t.Layout()
-	if err != nil {
-		return nil, fmt.Errorf("lay out TOC %s: %w", t.Digest, err)
-	}
-	info := cache.Info{
-		Format:         string(t.Format),
-		TOCDigest:      t.Digest,
-		BlobSize:       t.BlobSize,
-		DataSize:       layout.DataSize,
-		PrefetchChunks: layout.PrefetchChunks,
-	}
-	return o.Store.Create(o.Digest, info, func(meta *os.File, add func(cache.Chunk) error) error {
-		for _, c := range layout.Chunks {
-			if err := add(cache.Chunk(c)); err != nil {
-				return err
-			}
-		}
-		return layout.WriteMetadata(meta)
-	})
-}
-
-// readTOC reads the TOC of a blob, and once more, from another host if there is one, if what came is not what the digest says: it may have
-// been damaged on its way.
-func readTOC(ctx context.Context, o Options) (*toc.TOC, error) {
-	r := &blobReader{ctx: withPriority(ctx, Demand), blob: o.Blob}
-	t, err := toc.Read(r, o.BlobSize, o.TOCDigest)
-	if err == nil || r.failed {
-		return t, err
-	}
-	o.Blob.Distrust(o.Blob.Host())
-	if t, again := toc.Read(r, o.BlobSize, o.TOCDigest); again == nil {
-		return t, nil
-	}
-	return nil, err
 }
 
 // blobReader reads a blob for one call, whose context it carries.

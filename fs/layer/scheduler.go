@@ -3,6 +3,7 @@ package layer
 import (
 	"math"
 	"runtime"
+	"runtime/debug"
 	"time"
 )
 
@@ -17,8 +18,10 @@ const (
 
 // SchedulerOptions bounds what all layers of a node do together.
 type SchedulerOptions struct {
-	MemoryLimit int64 // bytes of read buffers and decoded chunks in flight; 0 means 256 MiB
-	Concurrency int   // ranges under way; 0 means 16
+	// MemoryLimit is bytes of read buffers and decoded chunks in flight, and as many again of TOCs that are made into metadata
+	// images; 0 means 256 MiB.
+	MemoryLimit int64
+	Concurrency int // ranges under way; 0 means 16
 }
 
 // Scheduler decides which range is fetched next. One serves all layers of a node.
@@ -32,6 +35,8 @@ type Scheduler struct {
 	ranges  *gate
 	cores   *gate // who decodes; a range that waits for the network is not inside. Background takes half: containers start meanwhile
 	buffers *buffers
+	layouts *gate // TOCs that are made into metadata images
+	heap    heap
 }
 
 // NewScheduler returns a scheduler. It owns no goroutine and needs no closing.
@@ -56,6 +61,11 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			bytes:  [priorities]int64{math.MaxInt64, math.MaxInt64, math.MaxInt64},
 		},
 		buffers: newBuffers(),
+		layouts: &gate{
+			places: [priorities]int{cores, cores, cores}, // they use no more than that, and more would only take memory
+			bytes:  [priorities]int64{m, m, m},
+		},
+		heap: heap{free: debug.FreeOSMemory},
 	}
 }
 

@@ -49,6 +49,7 @@ func (im *Image) inode(nid uint64) (located, error) {
 	if nid < rootNID || nid >= uint64(len(im.data)/nidUnit) {
 		return located{}, corrupt("inode %d: out of range", nid)
 	}
+	im.look()
 	pos := int64(nid) * nidUnit
 	b, ok := im.slice(pos, inodeLen)
 	if !ok {

@@ -10,7 +10,7 @@
 //   - nid: the number of an inode in an image, its byte offset divided by 32. Nids fit in 32 bits and are never 0.
 //   - entry: a name in a directory. Several entries with one nid are hard links.
 //
-// Write may run concurrently on trees that share nothing that changes meanwhile. An Image may be used by any number
+// Write may run concurrently on trees that share nothing. An Image may be used by any number
 // of goroutines at once; Close must come after the last of them.
 //
 // Images are made deterministically: the same tree gives the same bytes. README.md shows the layout and says why it
@@ -23,6 +23,7 @@ import "time"
 type Node struct {
 	Mode     uint32 // S_IFMT type, permission, setuid, setgid, sticky: what stat(2) reports
 	UID, GID uint32
+	number   uint32            // in the plan that was made last; see plan.find
 	Mtime    time.Time         // kept to the nanosecond; the kernel shows it as atime and ctime too
 	Rdev     uint64            // character and block devices: as unix.Mkdev makes it, major < 4096, minor < 2^20
 	Size     int64             // regular files: bytes

@@ -52,7 +52,7 @@ func newPlan(root *Node, o Options) (*plan, error) {
 		inodes:   make([]planned, 0, inodes),
 		entries:  make([]entry, 0, entries),
 	}
-	if err := p.walk(root, make(map[*Node]uint32, inodes)); err != nil {
+	if err := p.walk(root); err != nil {
 		return nil, err
 	}
 	return p, p.place()
@@ -80,9 +80,9 @@ func census(root *Node) (inodes, entries int) {
 	return inodes, entries
 }
 
-// walk fills p.inodes and p.entries. known finds the second name of a hard link, and of a directory.
-func (p *plan) walk(root *Node, known map[*Node]uint32) error {
-	known[root] = 0
+// walk fills p.inodes and p.entries.
+func (p *plan) walk(root *Node) error {
+	root.number = 0
 	p.inodes = append(p.inodes, planned{node: root, links: 2})
 	if err := p.check(0); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (p *plan) walk(root *Node, known map[*Node]uint32) error {
 		if p.inodes[i].node.Mode&unix.S_IFMT != unix.S_IFDIR {
 			continue
 		}
-		if err := p.list(uint32(i), known); err != nil {
+		if err := p.list(uint32(i)); err != nil {
 			return err
 		}
 	}
@@ -99,7 +99,7 @@ func (p *plan) walk(root *Node, known map[*Node]uint32) error {
 }
 
 // list adds the entries of directory dir and those of its children that are new.
-func (p *plan) list(dir uint32, known map[*Node]uint32) error {
+func (p *plan) list(dir uint32) error {
 	d := &p.inodes[dir]
 	d.first = uint32(len(p.entries))
 	p.entries = append(p.entries, entry{".", dir}, entry{"..", d.parent})
@@ -113,7 +113,7 @@ func (p *plan) list(dir uint32, known map[*Node]uint32) error {
 	children := d.node.Children // d moves when p.inodes grows
 	for i := sortEntries(p.entries, d.first, d.last); i < d.last; i++ {
 		if e := &p.entries[i]; e.name != "." && e.name != ".." {
-			if err := p.link(dir, i, children[e.name], known); err != nil {
+			if err := p.link(dir, i, children[e.name]); err != nil {
 				return err
 			}
 		}
@@ -127,19 +127,24 @@ func sortEntries(entries []entry, first, last uint32) uint32 {
 	return first
 }
 
-// link gives entry e of directory dir its inode, a new one unless n is known.
-func (p *plan) link(dir, e uint32, n *Node, known map[*Node]uint32) error {
+// find returns the inode that n has been given, if it has one: then this is its second name. A number from another plan
+// does not lead back to n.
+func (p *plan) find(n *Node) (i uint32, found bool) {
+	return n.number, int(n.number) < len(p.inodes) && p.inodes[n.number].node == n
+}
+
+// link gives entry e of directory dir its inode, a new one unless n has one.
+func (p *plan) link(dir, e uint32, n *Node) error {
 	if n == nil {
 		return fmt.Errorf("%s: no node", p.join(dir, p.entries[e].name))
 	}
-	i, found := known[n]
-	if found {
+	if i, found := p.find(n); found {
 		p.entries[e].inode = i
 		p.inodes[i].links++
 		return p.checkLink(dir, e, i)
 	}
-	i = uint32(len(p.inodes))
-	known[n] = i
+	i := uint32(len(p.inodes))
+	n.number = i
 	p.entries[e].inode = i
 	p.inodes = append(p.inodes, planned{node: n, parent: dir, name: e, links: 1})
 	if n.Mode&unix.S_IFMT == unix.S_IFDIR {

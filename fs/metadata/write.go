@@ -9,12 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeBuffer is bytes collected before each call of the Writer.
-const writeBuffer = 256 << 10
+// writeBuffer is bytes collected before each call of the Writer. The page cache keeps them in folios as large as that, which are
+// mapped whole by a look at one inode: 64 KiB is what older kernels map around a fault.
+const writeBuffer = 64 << 10
 
 // Write writes the metadata image of the tree under root. It looks at the whole tree before it writes anything, and
-// an error about the tree names the path. It needs some 150 bytes of memory per node on top of the tree, which must not
-// change meanwhile.
+// an error about the tree names the path. It needs some 100 bytes of memory per node on top of the tree, which must not
+// change meanwhile, and numbers the nodes: no other Write may look at them.
 func Write(w io.Writer, root *Node, o Options) error {
 	p, err := newPlan(root, o)
 	if err != nil {

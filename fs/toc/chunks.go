@@ -30,8 +30,8 @@ type chunks struct {
 }
 
 // addFile appends the chunks of one file: of its "reg" entry and the "chunk" entries behind it.
-func (c *chunks) addFile(entries []*estargz.TOCEntry) error {
-	file := entries[0]
+func (c *chunks) addFile(entries []estargz.TOCEntry) error {
+	file := &entries[0]
 	switch {
 	case file.Size < 0:
 		return fmt.Errorf("negative size %d", file.Size)
@@ -39,7 +39,8 @@ func (c *chunks) addFile(entries []*estargz.TOCEntry) error {
 		return nil // without data, it has no place in the blob: its other fields mean nothing
 	}
 	offset := int64(0)
-	for i, e := range entries {
+	for i := range entries {
+		e := &entries[i]
 		if e.Name != file.Name && e.Name != "" {
 			return fmt.Errorf("chunk %d is of another file, %s", i, quote(e.Name))
 		}

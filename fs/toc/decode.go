@@ -13,39 +13,39 @@ import (
 // xattrs that an inode can hold, in base64, make half of it. It bounds what the decoder buffers.
 const maxValueSize = 1 << 20
 
-// decodeEntries decodes {"version": 1, "entries": [...]} entry by entry, so that what it holds besides the result is
-// one entry's JSON, however long the TOC is. Other fields are passed over.
-func decodeEntries(r io.Reader) ([]*estargz.TOCEntry, error) {
+// decodeEntries decodes {"version": 1, "entries": [...]} and gives each entry to take, which must copy what it keeps of
+// it. It holds one entry's JSON, however long the TOC is. Other fields are passed over. An error of take ends it and is
+// returned as it is.
+func decodeEntries(r io.Reader, take func(*estargz.TOCEntry) error) error {
 	d := decoder{src: budget{r: r}}
 	d.json = json.NewDecoder(&d.src)
 	if err := d.expect(json.Delim('{')); err != nil {
-		return nil, err
+		return err
 	}
-	var entries []*estargz.TOCEntry
 	seen := false
 	for d.more() {
 		key, err := d.token()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if key != "entries" {
 			if err := d.value(new(json.RawMessage)); err != nil {
-				return nil, err
+				return err
 			}
 			continue
 		}
 		if seen {
-			return nil, errors.New("entries stand there twice")
+			return errors.New("entries stand there twice")
 		}
 		seen = true
-		if entries, err = d.entries(); err != nil {
-			return nil, err
+		if err = d.entries(take); err != nil {
+			return err
 		}
 	}
 	if !seen {
-		return nil, errors.New("no entries")
+		return errors.New("no entries")
 	}
-	return entries, d.expect(json.Delim('}'))
+	return d.expect(json.Delim('}'))
 }
 
 type decoder struct {
@@ -80,44 +80,24 @@ func (d *decoder) expect(want json.Delim) error {
 }
 
 // entries decodes the array of entries.
-func (d *decoder) entries() ([]*estargz.TOCEntry, error) {
+func (d *decoder) entries(take func(*estargz.TOCEntry) error) error {
 	if err := d.expect(json.Delim('[')); err != nil {
-		return nil, err
+		return err
 	}
-	const slabSize = 512 // entries, so that the collector has few large objects to look at
-	var slab []estargz.TOCEntry
-	var entries []*estargz.TOCEntry
-	for d.more() {
-		if len(entries) == MaxEntries {
-			return nil, fmt.Errorf("more than %d entries", MaxEntries)
+	var e estargz.TOCEntry
+	for n := 0; d.more(); n++ {
+		if n == MaxEntries {
+			return fmt.Errorf("more than %d entries", MaxEntries)
 		}
-		if len(slab) == 0 {
-			slab = make([]estargz.TOCEntry, slabSize)
+		e = estargz.TOCEntry{} // or what the next one leaves out would be the last one's
+		if err := d.value(&e); err != nil {
+			return fmt.Errorf("entry %d: %w", n, err)
 		}
-		e := &slab[0]
-		slab = slab[1:]
-		if err := d.value(e); err != nil {
-			return nil, fmt.Errorf("entry %d: %w", len(entries), err)
-		}
-		share(e, entries)
-		entries = append(entries, e)
-	}
-	return entries, d.expect(json.Delim(']'))
-}
-
-// share gives strings that many entries have, or one has twice, one place in memory: a quarter of a TOC's.
-func share(e *estargz.TOCEntry, before []*estargz.TOCEntry) {
-	for _, t := range [...]string{"reg", "chunk", "dir", "symlink", "hardlink"} {
-		if e.Type == t {
-			e.Type = t
+		if err := take(&e); err != nil {
+			return err
 		}
 	}
-	if e.Digest == e.ChunkDigest {
-		e.Digest = e.ChunkDigest
-	}
-	if n := len(before); n > 0 && before[n-1].ModTime3339 == e.ModTime3339 {
-		e.ModTime3339 = before[n-1].ModTime3339
-	}
+	return d.expect(json.Delim(']'))
 }
 
 // budget refuses to read more than left bytes. json.Decoder reads only what its present value still lacks, rounded up

@@ -38,6 +38,7 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("TOC %s, %d of %d", toc.Digest, toc.PayloadSize, toc.BlobSize)
 		}
 		checkLayout(t, toc)
+		sameInOnePass(t, p, toc)
 	})
 }
 
@@ -54,11 +55,11 @@ func FuzzLayout(f *testing.F) {
 		f.Add([]byte(asJSONL(f, tocOf(e...))), int64(1<<20), false)
 	}
 	f.Fuzz(func(t *testing.T, p []byte, payload int64, gzip bool) {
-		entries, err := decodeEntries(bytes.NewReader(p))
-		if err != nil {
+		var c collector
+		if err := decodeEntries(bytes.NewReader(p), c.take); err != nil {
 			return
 		}
-		toc := &TOC{Format: ZstdChunked, Digest: digest.FromBytes(p), Entries: entries, PayloadSize: payload, BlobSize: payload}
+		toc := &TOC{Format: ZstdChunked, Digest: digest.FromBytes(p), Entries: c.entries, PayloadSize: payload, BlobSize: payload}
 		if gzip {
 			toc.Format = EStargz
 		}

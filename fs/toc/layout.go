@@ -27,12 +27,13 @@ type Layout struct {
 type file struct {
 	node          *metadata.Node
 	first, chunks int
-	entry         *estargz.TOCEntry
+	name          string // of its entry
 }
 
 // layouter goes through a TOC once.
 type layouter struct {
-	toc      *TOC
+	format   Format
+	group    []estargz.TOCEntry // an entry and the chunks that have followed it so far
 	tree     *tree
 	chunks   chunks
 	files    []file
@@ -44,16 +45,47 @@ type layouter struct {
 // file system could hold, numbers out of range, links and chunks that lead nowhere. The result shares strings and
 // xattr values with the TOC, which is not changed.
 func (t *TOC) Layout() (*Layout, error) {
-	l := &layouter{toc: t, tree: newTree(), chunks: chunks{payloadSize: t.PayloadSize}}
-	for i := 0; i < len(t.Entries); {
-		n := 1
-		for i+n < len(t.Entries) && t.Entries[i+n].Type == "chunk" {
-			n++
+	l := newLayouter(t.Format, t.PayloadSize)
+	for _, e := range t.Entries {
+		if err := l.take(e); err != nil {
+			return nil, err
 		}
-		if err := l.add(t.Entries[i : i+n]); err != nil {
-			return nil, refuse(t.Entries[i].Name, err)
+	}
+	return l.finish()
+}
+
+func newLayouter(f Format, payloadSize int64) *layouter {
+	return &layouter{format: f, tree: newTree(), chunks: chunks{payloadSize: payloadSize}}
+}
+
+// take takes the next entry, of which it makes a copy.
+func (l *layouter) take(e *estargz.TOCEntry) error {
+	if e.Type != "chunk" {
+		if err := l.close(); err != nil {
+			return err
 		}
-		i += n
+	}
+	l.group = append(l.group, *e)
+	return nil
+}
+
+// close ends the group: no chunk follows.
+func (l *layouter) close() error {
+	if len(l.group) == 0 {
+		return nil
+	}
+	if err := l.add(l.group); err != nil {
+		return refuse(l.group[0].Name, err)
+	}
+	clear(l.group) // or its strings stay until others take their places
+	l.group = l.group[:0]
+	return nil
+}
+
+// finish comes after the last entry.
+func (l *layouter) finish() (*Layout, error) {
+	if err := l.close(); err != nil {
+		return nil, err
 	}
 	if err := l.tree.finish(); err != nil {
 		return nil, err
@@ -63,8 +95,8 @@ func (t *TOC) Layout() (*Layout, error) {
 }
 
 // add takes an entry and the chunks that follow it.
-func (l *layouter) add(entries []*estargz.TOCEntry) error {
-	e := entries[0]
+func (l *layouter) add(entries []estargz.TOCEntry) error {
+	e := &entries[0]
 	if e.Type != "reg" {
 		if e.Type == "chunk" || len(entries) > 1 {
 			return errors.New("chunk of no file")
@@ -85,7 +117,7 @@ func (l *layouter) add(entries []*estargz.TOCEntry) error {
 		l.chunks.list = l.chunks.list[:first]
 		return nil
 	}
-	l.files = append(l.files, file{node, first, len(l.chunks.list) - first, e})
+	l.files = append(l.files, file{node, first, len(l.chunks.list) - first, e.Name})
 	return nil
 }
 
@@ -106,7 +138,7 @@ func (l *layouter) mark(e *estargz.TOCEntry, first int) {
 func (l *layouter) place() (*Layout, error) {
 	forgotten := l.tree.forgotten()
 	slices.SortStableFunc(l.files, func(a, b file) int { return l.compare(a, b) })
-	out := &Layout{Root: l.tree.root, Chunks: make([]Chunk, 0, len(l.chunks.list))}
+	out := &Layout{Root: l.tree.root, Chunks: l.room()}
 	for _, f := range l.files {
 		if _, gone := forgotten[f.node]; gone {
 			continue
@@ -115,14 +147,28 @@ func (l *layouter) place() (*Layout, error) {
 		if f.chunks == 0 {
 			continue
 		}
+		prefetched := l.prefetches(f) // before its chunks may be moved
 		if err := l.placeFile(out, f); err != nil {
-			return nil, refuse(f.entry.Name, err)
+			return nil, refuse(f.name, err)
 		}
-		if l.prefetches(f) {
+		if prefetched {
 			out.PrefetchChunks = len(out.Chunks)
 		}
 	}
 	return out, nil
+}
+
+// room is where the chunks of the sorted files go: where they are, if none of them has to move up past others, which is
+// so in most layers; else somewhere else.
+func (l *layouter) room() []Chunk {
+	placed := 0
+	for _, f := range l.files {
+		if f.chunks > 0 && f.first < placed {
+			return make([]Chunk, 0, len(l.chunks.list))
+		}
+		placed += f.chunks
+	}
+	return l.chunks.list[:0]
 }
 
 // placeFile puts a file behind those that out has.
@@ -132,7 +178,7 @@ func (l *layouter) placeFile(out *Layout, f file) error {
 	}
 	f.node.Offset = out.DataSize
 	for _, c := range l.chunks.list[f.first:][:f.chunks] {
-		if err := c.checkReach(l.toc.Format); err != nil {
+		if err := c.checkReach(l.format); err != nil {
 			return err
 		}
 		c.DataOffset += f.node.Offset

@@ -33,7 +33,8 @@ func (t *tree) addLink(dir *metadata.Node, base, name string, e *estargz.TOCEntr
 	}
 	n := t.lookup(target)
 	if n == nil {
-		return t.postpone(name, &pendingLink{dir: dir, base: base, target: target, entry: e})
+		kept := *e
+		return t.postpone(name, &pendingLink{dir: dir, base: base, target: target, entry: &kept})
 	}
 	if err := t.putLink(dir, base, n, e); err != nil {
 		return err

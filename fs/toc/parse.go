@@ -12,37 +12,42 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// parse decompresses, hashes and decodes a TOC in one pass. Whatever the decoder says counts for nothing unless the
-// digest of all that was decompressed is right, or, for zstd:chunked, of all that was compressed.
-func (f footer) parse(compressed []byte, want digest.Digest) ([]*estargz.TOCEntry, error) {
-	stream, err := f.format.NewReader(bytes.NewReader(compressed))
+// parse decompresses, hashes and decodes a TOC in one pass, and gives each entry to take, which must copy what it keeps
+// of it. Whatever the decoder says and take has made of it counts for nothing unless the digest of all that was
+// decompressed is right, or, for zstd:chunked, of all that was compressed: then the error is a *DigestError.
+func (r *Raw) parse(take func(*estargz.TOCEntry) error) error {
+	stream, err := r.Format.NewReader(bytes.NewReader(r.compressed))
 	if err != nil {
-		return nil, fmt.Errorf("decompress TOC: %w", err)
+		return fmt.Errorf("decompress TOC: %w", err)
 	}
 	defer stream.Close()
-	json, err := f.json(stream)
+	json, err := r.json(stream)
 	if err != nil {
-		return nil, fmt.Errorf("decompress TOC: %w", err)
+		return fmt.Errorf("decompress TOC: %w", err)
 	}
 	hash := sha256.New()
 	hashed := io.TeeReader(&limited{r: json, left: MaxTOCSize}, hash)
-	entries, decodeErr := decodeEntries(bufio.NewReaderSize(hashed, 64<<10))
+	var refused error
+	decodeErr := decodeEntries(bufio.NewReaderSize(hashed, 64<<10), func(e *estargz.TOCEntry) error {
+		refused = take(e)
+		return refused
+	})
 	if _, err := io.Copy(io.Discard, hashed); err != nil {
-		return nil, fmt.Errorf("decompress TOC: %w", err)
+		return fmt.Errorf("decompress TOC: %w", err)
 	}
 	got := digest.NewDigest(digest.SHA256, hash)
-	if got != want && (f.format != ZstdChunked || digest.FromBytes(compressed) != want) {
-		return nil, &DigestError{Got: got, Want: want}
+	if got != r.want && (r.Format != ZstdChunked || digest.FromBytes(r.compressed) != r.want) {
+		return &DigestError{Got: got, Want: r.want}
 	}
-	if decodeErr != nil {
-		return nil, fmt.Errorf("decode TOC: %w", decodeErr)
+	if refused == nil && decodeErr != nil {
+		return fmt.Errorf("decode TOC: %w", decodeErr)
 	}
-	return entries, nil
+	return refused
 }
 
 // json finds the TOC's JSON in its decompressed stream: eStargz has it as the only file of a tar.
-func (f footer) json(stream io.Reader) (io.Reader, error) {
-	if f.format != EStargz {
+func (r *Raw) json(stream io.Reader) (io.Reader, error) {
+	if r.Format != EStargz {
 		return stream, nil
 	}
 	tr := tar.NewReader(stream)

@@ -303,8 +303,8 @@ func TestReadOfBrokenTOC(t *testing.T) {
 
 func TestReadOfOtherTar(t *testing.T) {
 	for name, layer := range map[string][]byte{"holds \"f\" instead": makeTar(t, reg("f", "{}")), "tar header: EOF": nil, "tar header: ": make([]byte, 100)} {
-		f := footer{format: EStargz}
-		if _, err := f.parse(compress(t, EStargz, layer), someDigest); err == nil || !strings.Contains(err.Error(), name) {
+		r := &Raw{Format: EStargz, want: someDigest, compressed: compress(t, EStargz, layer)}
+		if _, err := r.TOC(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("error %v, want %q", err, name)
 		}
 	}
@@ -353,8 +353,8 @@ func TestReadRefusesBombs(t *testing.T) {
 			if err := z.Close(); err != nil {
 				t.Fatal(err)
 			}
-			f := footer{format: ZstdChunked}
-			if _, err := f.parse(compressed.Bytes(), hash.Digest()); err == nil || !strings.Contains(err.Error(), tc.reason) {
+			r := &Raw{Format: ZstdChunked, want: hash.Digest(), compressed: compressed.Bytes()}
+			if _, err := r.TOC(); err == nil || !strings.Contains(err.Error(), tc.reason) {
 				t.Errorf("error %v, want %q", err, tc.reason)
 			}
 		})

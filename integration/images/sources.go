@@ -24,4 +24,6 @@ var (
 	extremeSources embed.FS
 	//go:embed images.go layout.go layer.go base.go posix.go huge.go
 	hugeSources embed.FS
+	//go:embed images.go layout.go layer.go base.go manyfiles.go
+	manyFilesSources embed.FS
 )

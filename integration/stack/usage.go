@@ -12,6 +12,7 @@ import (
 type Usage struct {
 	CPU  time.Duration // user and system, of descendants that have ended as well
 	Peak int64         // bytes of resident memory at most: the sum of the peaks of those that live, which need not have been at the same moment
+	RSS  int64         // bytes of resident memory now
 }
 
 // ContainerdUsage is what containerd has used. Shims and what they run are not part of it: a shim is the child of a first shim that ends at
@@ -40,7 +41,7 @@ func (p *process) usage() (u Usage, err error) {
 		return u, fmt.Errorf("usage of %s: %w", p.name, err)
 	}
 	// The process itself is there even if it has just ended, or else it has no peak.
-	if u.Peak, err = peak(p.pid()); err != nil {
+	if u.Peak, u.RSS, err = resident(p.pid()); err != nil {
 		return u, fmt.Errorf("usage of %s: %w", p.name, err)
 	}
 	for _, t := range trees(all, p.pid()) {
@@ -48,25 +49,39 @@ func (p *process) usage() (u Usage, err error) {
 		if t.pid == p.pid() {
 			continue
 		}
-		if bytes, err := peak(t.pid); err == nil { // else it has ended
-			u.Peak += bytes
+		if peak, rss, err := resident(t.pid); err == nil { // else it has ended
+			u.Peak += peak
+			u.RSS += rss
 		}
 	}
 	return u, nil
 }
 
-// peak reads VmHWM, which is in KiB (proc_pid_status(5)).
-func peak(pid int) (int64, error) {
+// resident reads VmHWM and VmRSS, which are in KiB (proc_pid_status(5)).
+func resident(pid int) (peak, rss int64, err error) {
 	path := fmt.Sprintf("/proc/%d/status", pid)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-			return kib << 10, err
+		name, value, _ := strings.Cut(line, ":")
+		bytes := &peak
+		switch name {
+		case "VmRSS":
+			bytes = &rss
+		case "VmHWM":
+		default:
+			continue
 		}
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", path, err)
+		}
+		*bytes = kib << 10
 	}
-	return 0, fmt.Errorf("%s: no VmHWM: the process has ended", path)
+	if peak == 0 || rss == 0 {
+		return 0, 0, fmt.Errorf("%s: no VmHWM and VmRSS: the process has ended", path)
+	}
+	return peak, rss, nil
 }
