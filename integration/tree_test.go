@@ -36,17 +36,13 @@ func TestTree(t *testing.T) {
 		{"goroot", goroot, []string{"/usr", "/hello", "/probe"}, 10_000},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			eachMount(t, func(t *testing.T, mount string) {
-				reg := registry(t)
-				n := node(t, mount)
-				plain := upload(t, reg, plainImage(t, c.subject), "test/image:plain")
-				lazy := upload(t, reg, lazyImage(t, c.subject), "test/image:lazy")
-				if err := n.Pull(t.Context(), stack.Container{Ref: plain}); err != nil {
+			eachState(t, c.subject, func(t *testing.T, n *stack.Node, lazy stack.Container) {
+				plain := stack.Container{Ref: upload(t, registry(t), plainImage(t, c.subject), "test/image:plain")}
+				if err := n.Pull(t.Context(), plain); err != nil {
 					t.Fatal(err)
 				}
-				pull(t, n, stack.Container{Ref: lazy})
-				want := walk(t, n, stack.Container{Ref: plain}, c.dirs...)
-				got := walk(t, n, lazily(stack.Container{Ref: lazy}), c.dirs...)
+				want := walk(t, n, plain, c.dirs...)
+				got := walk(t, n, lazily(lazy), c.dirs...)
 				if len(want) < c.min {
 					t.Errorf("only %d paths on overlayfs", len(want))
 				}

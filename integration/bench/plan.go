@@ -149,7 +149,7 @@ func load(ctx context.Context, w workload.Workload) (subject, error) {
 
 // measure brings subjects into a registry and holds the contests on them.
 func (b *suite) measure(ctx context.Context, subjects []subject, contests []start.Contest) error {
-	return b.within(ctx, subjects, func(m *prepare.Maker) error {
+	return b.within(ctx, subjects, b.rivals, func(m *prepare.Maker) error {
 		for _, c := range contests {
 			if err := b.checkLink(ctx, m, c.Link, subjects[0]); err != nil {
 				return err

@@ -42,7 +42,11 @@ func (b *suite) steady(ctx context.Context) error {
 			steady.None(o, err)
 			return b.save()
 		}
-		return b.within(ctx, []subject{s}, func(m *prepare.Maker) error {
+		var systems []system.System
+		for _, kind := range o.Systems {
+			systems = append(systems, kind.System)
+		}
+		return b.within(ctx, []subject{s}, systems, func(m *prepare.Maker) error {
 			o.Registry, o.Ref = m.Registry, func(f system.Form) string { return m.Ref(s.Name, f) }
 			return errors.Join(steady.Run(ctx, o), b.save())
 		})

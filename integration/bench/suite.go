@@ -112,14 +112,14 @@ type subject struct {
 	ready, output string
 }
 
-// within calls use with a registry that has the subjects in every form.
-func (b *suite) within(ctx context.Context, subjects []subject, use func(m *prepare.Maker) error) (err error) {
+// within calls use with a registry that has the subjects in every form that one of the systems needs.
+func (b *suite) within(ctx context.Context, subjects []subject, systems []system.System, use func(m *prepare.Maker) error) (err error) {
 	reg, err := stack.StartMemoryRegistry(ctx, link.Options{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, reg.Close()) }()
-	m := &prepare.Maker{Registry: reg, Systems: b.rivals, Progress: progress}
+	m := &prepare.Maker{Registry: reg, Systems: systems, Progress: progress}
 	for _, s := range subjects {
 		if err := m.Make(ctx, s.Subject); err != nil {
 			return err

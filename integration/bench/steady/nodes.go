@@ -94,6 +94,29 @@ func completed(ctx context.Context, n *stack.Node, mount string) error {
 	}
 }
 
+// silence is how long nothing comes from the registry once all systems have what they want; some fetch, in their own time, what
+// nobody reads. They share the registry, so that one's bytes would count as another's.
+const silence = 3 * time.Second
+
+// settle waits for silence, within reason: whoever does not come to an end of it has rows that failed.
+func (r *runner) settle(ctx context.Context) error {
+	deadline, last := time.Now().Add(limit), time.Now()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	r.Registry.Link.ResetCounts()
+	for seen := int64(0); time.Since(last) < silence && time.Now().Before(deadline); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if now := r.Registry.Link.Counts().Total().Bytes; now != seen {
+			seen, last = now, time.Now()
+		}
+	}
+	return nil
+}
+
 // survey finds what there is to read, where the contents are those that the others are compared with.
 func (r *runner) survey(ctx context.Context) {
 	if n := r.nodes[0]; n != nil {

@@ -107,6 +107,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		r.start(ctx, i)
 	}
 	r.survey(ctx)
+	if err := r.settle(ctx); err != nil {
+		return err
+	}
 	for i := range o.Repeat {
 		r.repetition = i + 1
 		for _, op := range r.operations() {
