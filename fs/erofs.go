@@ -29,15 +29,17 @@ type erofsMounter struct {
 // lazy mounts image with a blob of the server as its device, and returns where.
 func (m *erofsMounter) lazy(ctx context.Context, id uint32, image, blob string) (string, error) {
 	// What the server has no cached pages of needs no option to be read past them.
-	return m.mount(ctx, filepath.Join(m.dir, treeName(id)), erofsImage{image: image, device: blob})
+	return m.mount(ctx, filepath.Join(m.dir, treeName(id)), m.readAheadKiB, erofsImage{image: image, device: blob})
 }
 
 // native mounts image with a data file as its device, and returns where.
 func (m *erofsMounter) native(ctx context.Context, id uint32, image, data string) (string, error) {
-	return m.mount(ctx, filepath.Join(m.dir, treeName(id)+nativeSuffix), erofsImage{image: image, device: data, directIO: m.directIO})
+	// As far as overlayfs would have it on the same disk, if that is more.
+	readAhead := max(m.readAheadKiB, diskReadAhead(data))
+	return m.mount(ctx, filepath.Join(m.dir, treeName(id)+nativeSuffix), readAhead, erofsImage{image: image, device: data, directIO: m.directIO})
 }
 
-func (m *erofsMounter) mount(ctx context.Context, point string, im erofsImage) (string, error) {
+func (m *erofsMounter) mount(ctx context.Context, point string, readAheadKiB int, im erofsImage) (string, error) {
 	if err := os.Mkdir(point, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
@@ -49,7 +51,7 @@ func (m *erofsMounter) mount(ctx context.Context, point string, im erofsImage) (
 		return "", errors.Join(err, os.Remove(point))
 	}
 	for _, name := range bdis {
-		if err := setReadAhead(name, m.readAheadKiB); err != nil {
+		if err := setReadAhead(name, readAheadKiB); err != nil {
 			log.G(ctx).WithError(err).Debug("raise readahead of an EROFS mount")
 		}
 	}
