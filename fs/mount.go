@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/log"
@@ -112,8 +113,7 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 		return nil, errors.Join(err, sh.close())
 	}
 	f.fetch(ctx, m)
-	kind, _ := m.ways.best()
-	sh.logger.WithField("mount", kind).WithField("took", time.Since(began)).Debug("mounted layer")
+	sh.logger.WithField("mounts", m.ways.kinds()).WithField("took", time.Since(began)).Debug("mounted layer")
 	return m, nil
 }
 
@@ -190,7 +190,7 @@ func (f *FS) bringContents(ctx context.Context, m *mounted) {
 
 // goNative waits for the layer to be complete.
 func (f *FS) goNative(ctx context.Context, m *mounted) {
-	if kind, _ := m.ways.best(); kind == erofsNative || !f.native() {
+	if !f.native() || slices.Contains(m.ways.kinds(), erofsNative) {
 		return
 	}
 	select {

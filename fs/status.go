@@ -28,10 +28,17 @@ type Status struct {
 	Image   string // reference that it was mounted for first
 	Format  string // of the blob: estargz, zstd:chunked
 	State   State
-	Mount   string // of the next container: erofs, erofs-fuse or fuse
-	Size    int64  // bytes, uncompressed
-	Fetched int64  // of those, bytes on disk
-	Mounts  int    // of the layer that there are: one that is not the best stays while it may be used
+	Size    int64    // bytes, uncompressed
+	Fetched int64    // of those, bytes on disk
+	Mounts  []string // kinds of its mounts: erofs, erofs-fuse or fuse; the last is that of the next container
+}
+
+// Mount is the kind of mount that the next container gets, "" if the layer is on its way out.
+func (s Status) Mount() string {
+	if len(s.Mounts) == 0 {
+		return ""
+	}
+	return s.Mounts[len(s.Mounts)-1]
 }
 
 // Status returns that of all mounted layers, in the order of their digests.
@@ -53,16 +60,14 @@ func (m *mounted) status() Status {
 	case st.Err != nil:
 		state = Failed
 	}
-	kind, mounts := m.ways.best()
 	return Status{
 		Digest:  m.src.Digest,
 		Image:   m.src.Ref,
 		Format:  st.Format,
 		State:   state,
-		Mount:   kind,
 		Size:    st.Size,
 		Fetched: st.Fetched,
-		Mounts:  mounts,
+		Mounts:  m.ways.kinds(),
 	}
 }
 

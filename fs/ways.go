@@ -81,14 +81,15 @@ func (w *ways) retire() {
 	w.list = kept
 }
 
-// best tells the kind of the best way, and how many there are.
-func (w *ways) best() (kind string, n int) {
+// kinds are those of all ways, the best last.
+func (w *ways) kinds() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if n = len(w.list); n > 0 {
-		kind = w.list[n-1].kind
+	kinds := make([]string, 0, len(w.list))
+	for _, one := range w.list {
+		kinds = append(kinds, one.kind)
 	}
-	return kind, n
+	return kinds
 }
 
 // close unmounts all.

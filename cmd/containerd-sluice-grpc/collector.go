@@ -44,7 +44,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	mounts := map[string]int64{control.MountEROFS: 0, control.MountEROFSFUSE: 0, control.MountFUSE: 0}
 	for _, l := range c.parts.fs.Status() {
 		layers[string(l.State)]++
-		mounts[string(l.Mount)] += int64(l.Mounts)
+		for _, kind := range l.Mounts {
+			mounts[kind]++
+		}
 	}
 	for state, n := range layers {
 		send(c.layers, n, state)

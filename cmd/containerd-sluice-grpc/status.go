@@ -32,10 +32,10 @@ func (d *daemon) Status(context.Context) (control.StatusReport, error) {
 			Image:   l.Image,
 			Format:  string(l.Format),
 			State:   string(l.State),
-			Mount:   string(l.Mount),
+			Mount:   l.Mount(),
 			Size:    l.Size,
 			Fetched: l.Fetched,
-			Mounts:  l.Mounts,
+			Mounts:  len(l.Mounts),
 		})
 	}
 	return report, nil
