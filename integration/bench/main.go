@@ -12,12 +12,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
-	"github.com/sluice-snapshotter/sluice/integration/checkout"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
@@ -71,7 +71,7 @@ func run(ctx context.Context, s settings) (err error) {
 		}
 	}
 	if len(b.report.Rows) == 0 {
-		return fmt.Errorf("-only %q and -systems %q leave nothing to measure", s.only, s.systems)
+		return fmt.Errorf("-only %q and -systems %q leave nothing to measure", s.only.String(), s.systems.String())
 	}
 	b.report.Finished = time.Now().UTC()
 	if err := b.save(); err != nil {
@@ -80,13 +80,16 @@ func run(ctx context.Context, s settings) (err error) {
 	return failures(b.report)
 }
 
-// alone waits until no other run of this checkout measures.
+// alone waits until no other run on this machine measures, of whichever checkout. The lock is on a folder, so that nothing is left.
 func alone() (unlock func() error, err error) {
-	dir, err := checkout.Cache()
+	dir, err := os.Open(os.TempDir())
 	if err != nil {
 		return nil, err
 	}
-	return checkout.Lock(filepath.Join(dir, "bench.lock"))
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir.Name(), err), dir.Close())
+	}
+	return dir.Close, nil
 }
 
 // failures makes a run with failed rows a failed run.

@@ -47,6 +47,9 @@ func newSuite(ctx context.Context, s settings) (*suite, error) {
 			b.rivals = append(b.rivals, sys)
 		}
 	}
+	if len(b.rivals) == 1 && len(b.mounts()) == 1 && s.systems.Regexp != nil {
+		return nil, fmt.Errorf("-systems %q matches no system but %s, which is always measured", s.systems.String(), result.Baseline)
+	}
 	if err := os.MkdirAll(s.out, 0o755); err != nil {
 		return nil, err
 	}
@@ -77,8 +80,10 @@ func (b *suite) keep() error {
 	for name, version := range old.Setup.Versions {
 		b.report.Setup.Versions[name] = version
 	}
-	for name, value := range b.report.Setup.Settings {
-		if was := old.Setup.Settings[name]; was != value {
+	for name, was := range old.Setup.Settings {
+		if value, again := b.report.Setup.Settings[name]; !again {
+			b.report.Setup.Settings[name] = was
+		} else if was != value {
 			b.report.Setup.Settings[name] = was + "; then " + value
 		}
 	}

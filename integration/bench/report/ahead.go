@@ -11,7 +11,7 @@ import (
 // is in the tables.
 func (d *document) notAhead() {
 	var behind, level []string
-	ahead, alone := 0, 0
+	ahead, peers, alone := 0, 0, 0
 	for _, r := range d.report.Rows {
 		if !ours(r.System) {
 			continue
@@ -25,13 +25,17 @@ func (d *document) notAhead() {
 			level = append(level, s.line())
 		case s.behind > 0:
 			ahead++
+			if s.behindPeers > 0 {
+				peers++
+			}
 		default:
 			alone++
 		}
 	}
 	d.printf("## Not ahead\n\nTwo systems are level if the ranges of their repetitions overlap, or if their medians differ by less than %.0f %%. ", 100*noise)
-	d.printf("Forms that Sluice reads too are compared with the same form, a rival's own form with all lazy ones, overlayfs with everything. ")
-	d.printf("Sluice is ahead of all other systems in %d rows; in %d there is no other to compare with.\n\n", ahead, alone)
+	d.printf("Forms that Sluice reads too are compared with the same form, a rival's own form and overlayfs with everything. A ratio is Sluice's figure by the other's. ")
+	d.printf("Sluice is ahead of all others in %d rows, in %d of which there is another than %s; in %d there is none to compare with.\n\n",
+		ahead, peers, result.Baseline, alone)
 	d.list("Rows in which another is ahead, or Sluice failed", behind)
 	d.list("Rows in which Sluice is level with another, and none is ahead", level)
 }
@@ -53,6 +57,7 @@ type standing struct {
 	row          *result.Row
 	ahead, level []string // rivals with their figures
 	behind       int      // rivals
+	behindPeers  int      // of them, others than the baseline
 }
 
 func (d *document) standing(r *result.Row) standing {
@@ -61,12 +66,15 @@ func (d *document) standing(r *result.Row) standing {
 		return s
 	}
 	for _, rival := range d.rivals(r, m) {
-		figure := fmt.Sprintf("%s %s", escape(rival.System), amount(rival, m))
+		figure := fmt.Sprintf("%s %s (%.2f×)", escape(rival.System), amount(rival, m), median(r, m)/median(rival, m))
 		switch {
 		case !differ(r, rival, m, noise):
 			s.level = append(s.level, figure)
 		case better(r, rival, m):
 			s.behind++
+			if rival.System != result.Baseline {
+				s.behindPeers++
+			}
 		default:
 			s.ahead = append(s.ahead, figure)
 		}

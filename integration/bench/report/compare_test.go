@@ -41,12 +41,12 @@ func TestStanding(t *testing.T) {
 		coldRow("redis", slow, "slow", 9), coldRow("redis", like, "elsewhere", 1), failed(coldRow("redis", slow, "broken", 1), "no"),
 	}}}
 	s := d.standing(mine)
-	if want := "cold/redis/10 ms, 100 MB/s/sluice: 2.00 s; ahead: fast 1.00 s; level with overlayfs 2.10 s"; s.line() != want || s.behind != 1 {
+	if want := "cold/redis/10 ms, 100 MB/s/sluice: 2.00 s; ahead: fast 1.00 s (2.00×); level with overlayfs 2.10 s (0.95×)"; s.line() != want || s.behind != 1 || s.behindPeers != 1 {
 		t.Errorf("%s, and %d behind", s.line(), s.behind)
 	}
 }
 
-// What all bring, the baseline has no more of than others; CPU and memory it may have less of.
+// The baseline counts too: whoever brings more than all of an image has something to explain.
 func TestMoreThanBaseline(t *testing.T) {
 	base, mine := coldRow("redis", slow, "overlayfs", 1), coldRow("redis", slow, "sluice", 2)
 	base.Measures[result.RSS] = []float64{30e6}
@@ -55,8 +55,9 @@ func TestMoreThanBaseline(t *testing.T) {
 		want string
 	}{
 		"alone":           {[]*result.Row{mine}, "least: 0\n"},
-		"with a baseline": {[]*result.Row{base, mine}, "sluice: 0.200 s of CPU (overlayfs 0.100), 50.0 MB of peak RSS (overlayfs 30.0)\n"},
-		"with a peer":     {[]*result.Row{base, mine, coldRow("redis", slow, "peer", 1.5)}, "sluice: 24.0 MB until ready (peer 18.0), 0.200 s"},
+		"with a baseline": {[]*result.Row{base, mine}, "sluice: 24.0 MB until ready (overlayfs 12.0), 0.200 s of CPU (overlayfs 0.100), 50.0 MB of peak RSS (overlayfs 30.0)\n"},
+		"with a peer":     {[]*result.Row{base, mine, coldRow("redis", slow, "peer", 1.5)}, "sluice: 24.0 MB until ready (overlayfs 12.0), 0.200 s"},
+		"a peer alone":    {[]*result.Row{mine, coldRow("redis", slow, "peer", 1.5)}, "sluice: 24.0 MB until ready (peer 18.0), 0.200 s"},
 		"with a like one": {[]*result.Row{mine, coldRow("redis", slow, "peer", 1.85)}, "least: 0\n"},
 		"it failed":       {[]*result.Row{base, failed(coldRow("redis", slow, "sluice", 9), "no")}, "least: 0\n"},
 		"the other did":   {[]*result.Row{mine, failed(coldRow("redis", slow, "peer", 1), "no")}, "least: 0\n"},
@@ -105,7 +106,7 @@ func TestAlike(t *testing.T) {
 		row("peer esgz", "esgz"), row("peer list", "list"), row("peer own", "own"), row("old", ""),
 	}}}
 	for system, want := range map[string]string{
-		"sluice":      result.Baseline + " old",
+		"sluice":      result.Baseline + " peer own old",
 		"sluice esgz": result.Baseline + " peer esgz peer own old",
 		"sluice list": result.Baseline + " peer list peer own old",
 	} {

@@ -11,11 +11,12 @@ import (
 var taken = []struct {
 	measure result.Measure
 	what    string
-	lazy    bool // the baseline, which brings everything, does not count
 }{
-	{result.BytesReady, "MB until ready", true},
-	{result.CPU, "s of CPU", false},
-	{result.RSS, "MB of peak RSS", false},
+	{result.BytesReady, "MB until ready"},
+	{result.CPU, "s of CPU"},
+	{result.RSS, "MB of peak RSS"},
+	{result.PageCache, "MB of page cache"},
+	{result.Disk, "MB on disk"},
 }
 
 // more lists where Sluice needs clearly more of something than the rival that needs least.
@@ -27,7 +28,7 @@ func (d *document) more() {
 			if !ours(r.System) || !has(r, t.measure) {
 				continue
 			}
-			if least := d.least(r, t.measure, t.lazy); least != nil && better(least, r, t.measure) && differ(r, least, t.measure, muchNoise) {
+			if least := d.least(r, t.measure); least != nil && better(least, r, t.measure) && differ(r, least, t.measure, muchNoise) {
 				u := unitOf(t.measure)
 				mine, theirs := u.number(median(r, t.measure)), u.number(median(least, t.measure))
 				parts = append(parts, fmt.Sprintf("%s %s (%s %s)", mine, t.what, escape(least.System), theirs))
@@ -37,18 +38,14 @@ func (d *document) more() {
 			lines = append(lines, fmt.Sprintf("%s: %s", escape(r.Name()), strings.Join(parts, ", ")))
 		}
 	}
-	d.printf("## More of something else than a rival\n\nBytes until ready are compared with those of the other systems but %s, ", result.Baseline)
-	d.printf("CPU and the snapshotter's peak RSS with those of all. Clearly more is by more than %.0f %%, with ranges that do not overlap.\n\n", 100*muchNoise)
+	d.printf("## More of something else than a rival\n\nPeak RSS is the snapshotter's. Clearly more is by more than %.0f %%, with ranges that do not overlap.\n\n", 100*muchNoise)
 	d.list("Rows in which Sluice needs clearly more than the rival that needs least", lines)
 }
 
 // least returns the rival of r with the smallest median of m, or nil.
-func (d *document) least(r *result.Row, m result.Measure, lazy bool) *result.Row {
+func (d *document) least(r *result.Row, m result.Measure) *result.Row {
 	var first *result.Row
 	for _, rival := range d.rivals(r, m) {
-		if lazy && rival.System == result.Baseline {
-			continue
-		}
 		if first == nil || better(rival, first, m) {
 			first = rival
 		}

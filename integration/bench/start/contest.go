@@ -53,8 +53,7 @@ func (c Contest) Run(ctx context.Context) ([]*result.Row, error) {
 	c.Registry.Link.Shape(c.Link.Latency, c.Link.Bandwidth)
 	defer c.Registry.Link.Shape(0, 0)
 	for i := range c.Repeat {
-		for k := range c.Systems {
-			j := (i + k) % len(c.Systems) // so that nobody always follows the same one
+		for _, j := range result.Order(len(c.Systems), i) {
 			if len(rows[j].Failed) > 0 {
 				continue // there is nothing more to learn
 			}

@@ -94,17 +94,26 @@ func completed(ctx context.Context, n *stack.Node, mount string) error {
 	}
 }
 
-// silence is how long nothing comes from the registry once all systems have what they want; some fetch, in their own time, what
-// nobody reads. They share the registry, so that one's bytes would count as another's.
-const silence = 3 * time.Second
+// silence is how long nothing comes from the registry once all systems have what they want. Peers fetch, in their own time, what nobody
+// reads (SOCI begins 30 s after a start), and share the registry, so that one's bytes would count as another's.
+const (
+	silence      = time.Second
+	peersSilence = 40 * time.Second
+)
 
 // settle waits for silence, within reason: whoever does not come to an end of it has rows that failed.
 func (r *runner) settle(ctx context.Context) error {
-	deadline, last := time.Now().Add(limit), time.Now()
+	pause := silence
+	for i, s := range r.Systems {
+		if r.nodes[i] != nil && s.Mount == "" && s.Lazy() {
+			pause = peersSilence
+		}
+	}
+	deadline, last := time.Now().Add(longLimit), time.Now()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	r.Registry.Link.ResetCounts()
-	for seen := int64(0); time.Since(last) < silence && time.Now().Before(deadline); {
+	for seen := int64(0); time.Since(last) < pause && time.Now().Before(deadline); {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

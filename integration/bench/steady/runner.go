@@ -61,8 +61,9 @@ func (r *runner) local(p place) bool { return p.kase != FirstRead || !r.Systems[
 const questions = 64 << 10
 
 // complete measures one operation where everything is local.
-func (r *runner) complete(ctx context.Context, op operation) {
-	for i, n := range r.nodes {
+func (r *runner) complete(ctx context.Context, op operation, order []int) {
+	for _, i := range order {
+		n := r.nodes[i]
 		cold, warm := place{op.name, CompleteCold, i}, place{op.name, CompleteWarm, i}
 		times := 0
 		if r.rows[cold] != nil {
@@ -87,8 +88,9 @@ func (r *runner) complete(ctx context.Context, op operation) {
 }
 
 // first measures one operation where nothing is local.
-func (r *runner) first(ctx context.Context, op operation) {
-	for i, n := range r.nodes {
+func (r *runner) first(ctx context.Context, op operation, order []int) {
+	for _, i := range order {
+		n := r.nodes[i]
 		p := place{op.name, FirstRead, i}
 		switch j := (job{container: r.container(i), times: 1}); {
 		case r.rows[p] == nil || ctx.Err() != nil:

@@ -112,9 +112,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	for i := range o.Repeat {
 		r.repetition = i + 1
+		// What the first system reads first is what the others are compared with.
+		order := result.Order(len(o.Systems), i)
 		for _, op := range r.operations() {
-			r.complete(ctx, op)
-			r.first(ctx, op)
+			r.complete(ctx, op, order)
+			r.first(ctx, op, order)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
