@@ -32,6 +32,8 @@ type record struct {
 	// ChunkBytes is the sum of the chunks' sizes, so that nobody has to walk the chunk table for it. A layer with chunks
 	// and without this number is one of before there was the number: it counts as damaged.
 	ChunkBytes int64 `json:"chunkBytes"`
+	// Sealed says that all chunks are present, and were on disk when this was written.
+	Sealed bool `json:"sealed,omitempty"`
 	Info
 }
 
@@ -68,7 +70,12 @@ func buildLayer(dir string, rec record, build func(meta *os.File, add func(Chunk
 	if rec.Chunks, err = checksum(filepath.Join(dir, chunksName)); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(rec, "", "  ")
+	return rec.write(dir)
+}
+
+// write replaces layer.json.
+func (r record) write(dir string) error {
+	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -13,10 +13,16 @@
 // No byte enters a data file before its chunk's digest has been checked, and a chunk is marked present only after its
 // bytes were written. Both go through the page cache, so a process that is killed at any instant loses at most the mark.
 //
-// Nothing is synced. Losing power can lose or tear any of it, in any order, so nothing is believed across a boot without
-// a look: each record carries the kernel's boot ID. A presence record from another boot is a list of claims, and each
-// claimed chunk is hashed again before it is used; meta.erofs and chunks are compared with their checksums; what does not
-// match is absent, and is fetched again.
+// Nothing is synced while a layer is being fetched. Losing power can lose or tear any of it, in any order, so nothing is
+// believed across a boot without a look: each record carries the kernel's boot ID. A presence record from another boot is
+// a list of claims, and each claimed chunk is hashed again before it is used; meta.erofs and chunks are compared with their
+// checksums; what does not match is absent, and is fetched again.
+//
+// A complete layer is sealed: all its files are synced, and after them layer.json, which then says so. That is believed
+// across a boot, if the store was closed before; after a crash of the node the layer is hashed like any other.
+//
+// Within a boot, a disk that fails or is full can lose what the page cache had taken. Seal finds out and has it fetched
+// again; before that, what was stored can come back wrong once the page cache has let go of it.
 //
 // # Concurrency
 //
@@ -51,12 +57,18 @@ var ErrLocked = errors.New("layer store is in use by another process")
 // Store is a folder of layers.
 type Store struct {
 	dir  string // <root>/layers
-	boot string // the kernel's boot ID
 	lock *os.File
+	session
 
 	mu     sync.Mutex
 	open   map[digest.Digest]*Layer
 	serial uint32 // the highest layer ID given out
+}
+
+// session is what a Store knows of the time before it was opened.
+type session struct {
+	boot  string // the kernel's boot ID
+	clean bool   // whoever had the store last has closed it
 }
 
 // Open opens the store below root, made if it is not there, and removes what a crash left half-made.
@@ -70,7 +82,7 @@ func Open(root string) (*Store, error) {
 }
 
 func open(root, boot string) (_ *Store, err error) {
-	s := &Store{dir: filepath.Join(root, "layers"), boot: boot, open: make(map[digest.Digest]*Layer)}
+	s := &Store{dir: filepath.Join(root, "layers"), session: session{boot: boot}, open: make(map[digest.Digest]*Layer)}
 	if err := os.MkdirAll(s.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open layer store: %w", err)
 	}
@@ -85,6 +97,9 @@ func open(root, boot string) (_ *Store, err error) {
 	if err := s.checkFormat(); err != nil {
 		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
 	}
+	if s.clean, err = s.takeClean(); err != nil {
+		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
+	}
 	if err := os.RemoveAll(s.tempDir()); err != nil {
 		return nil, fmt.Errorf("open layer store %s: clear temporary files: %w", s.dir, err)
 	}
@@ -97,9 +112,31 @@ func open(root, boot string) (_ *Store, err error) {
 	return s, nil
 }
 
-// Close gives the store up. Layers that are still open keep working.
+// Close gives the store up. Layers that are still open can still be read. A store whose folder is gone has nothing to say.
 func (s *Store) Close() error {
-	return s.lock.Close()
+	err := writeFile(s.cleanName(), nil)
+	switch {
+	case err == nil:
+		err = syncFile(s.dir)
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+	}
+	if err = errors.Join(err, s.lock.Close()); err != nil {
+		return fmt.Errorf("close layer store %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+// cleanName is that of a file that is there between Close and the next Open.
+func (s *Store) cleanName() string { return filepath.Join(s.dir, "clean") }
+
+// takeClean says whether the store was closed, and makes sure that nobody is told so again after a crash.
+func (s *Store) takeClean() (bool, error) {
+	err := os.Remove(s.cleanName())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, errors.Join(err, syncFile(s.dir))
 }
 
 func (s *Store) tempDir() string { return filepath.Join(s.dir, "tmp") }

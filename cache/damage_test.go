@@ -144,7 +144,7 @@ func FuzzOpen(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		l, err := openLayer(dir, bootA)
+		l, err := openLayer(dir, session{boot: bootA})
 		if err != nil {
 			return
 		}

@@ -52,17 +52,21 @@ type Layer struct {
 
 	presentChunks, presentBytes atomic.Int64
 
-	whole     chan struct{} // closed when all chunks have become present
-	wholeOnce sync.Once
+	wholeMu sync.Mutex
+	whole   chan struct{} // see Whole
+
+	sealing   sync.Mutex
+	sealed    bool // see Seal
+	inherited bool // some chunks were stored by an earlier process, and are not known to be on disk
 }
 
 // openLayer opens what is in dir. The error wraps fs.ErrNotExist where a file is missing or damaged.
-func openLayer(dir, boot string) (_ *Layer, err error) {
+func openLayer(dir string, now session) (_ *Layer, err error) {
 	rec, err := readRecord(dir)
 	if err != nil {
 		return nil, err
 	}
-	if rec.Boot != boot {
+	if rec.Boot != now.boot {
 		if err := rec.verify(dir); err != nil {
 			return nil, err
 		}
@@ -86,12 +90,36 @@ func openLayer(dir, boot string) (_ *Layer, err error) {
 		return nil, err
 	}
 	l.direct = openDirect(l.DataPath())
-	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count, boot); err != nil {
+	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
+		return nil, err
+	}
+	if l.sealed, err = l.believe(rec, now); err != nil {
 		return nil, err
 	}
 	l.countPresent()
+	l.inherited = !l.sealed && l.presentChunks.Load() > 0
 	l.announce()
 	return l, nil
+}
+
+// believe decides what the marks of an earlier boot are worth, and whether the layer counts as sealed. The record that it is
+// goes for good before anything of the layer can be fetched anew.
+func (l *Layer) believe(rec record, now session) (sealed bool, err error) {
+	if string(l.presence.boot()) == now.boot {
+		return rec.Sealed, nil
+	}
+	if !rec.Sealed || !now.clean {
+		if err := l.presence.distrust(); err != nil {
+			return false, err
+		}
+		if rec.Sealed {
+			if err := setSealed(l.dir, false); err != nil {
+				return false, err
+			}
+		}
+	}
+	copy(l.presence.boot(), now.boot)
+	return rec.Sealed && now.clean, nil
 }
 
 // countPresent looks at the chunk table only if some chunks are present and some are not.
@@ -200,13 +228,6 @@ func (l *Layer) mark(i int, size int64) {
 		l.presentChunks.Add(1)
 		l.presentBytes.Add(size)
 		l.announce()
-	}
-}
-
-// announce closes whole if all chunks are present.
-func (l *Layer) announce() {
-	if l.Complete() {
-		l.wholeOnce.Do(func() { close(l.whole) })
 	}
 }
 

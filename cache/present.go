@@ -44,8 +44,8 @@ func createPresence(name string, chunks int, boot string) error {
 	return os.WriteFile(name, b[:cap(b)], 0o600)
 }
 
-// openPresence maps the record. One of another boot has its marks turned into claims.
-func openPresence(name string, chunks int, boot string) (presence, error) {
+// openPresence maps the record.
+func openPresence(name string, chunks int) (presence, error) {
 	m, err := mapFile(name, true)
 	if err != nil {
 		return presence{}, err
@@ -60,16 +60,13 @@ func openPresence(name string, chunks int, boot string) (presence, error) {
 		bits := unsafe.Slice((*uint32)(unsafe.Pointer(&m[presenceHeader])), 2*words)
 		p.present, p.claimed = bits[:words], bits[words:]
 	}
-	if stamp := m[16 : 16+bootIDSize]; string(stamp) != boot {
-		if err := p.distrust(); err != nil {
-			return presence{}, errors.Join(err, m.unmap())
-		}
-		copy(stamp, boot)
-	}
 	return p, nil
 }
 
-// distrust turns marks into claims. Until the boot ID is stamped it may be done again, so the order between the two
+// boot is the one that the record is of; it can be changed.
+func (p presence) boot() []byte { return p.mapping[16 : 16+bootIDSize] }
+
+// distrust turns marks into claims. Until another boot ID is stamped it may be done again, so the order between the two
 // bitmaps and the stamp on disk is all that matters.
 func (p presence) distrust() error {
 	for i := range p.present {

@@ -1,8 +1,13 @@
 package cache
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,40 +15,144 @@ import (
 // ErrIncomplete is returned by Seal for a layer that lacks chunks.
 var ErrIncomplete = errors.New("not all chunks are present")
 
-// Whole is closed when all chunks have become present.
-func (l *Layer) Whole() <-chan struct{} { return l.whole }
+// Whole returns a channel that is closed when all chunks are present. Where a disk that fails takes some away again, the
+// next call returns another one.
+func (l *Layer) Whole() <-chan struct{} {
+	l.wholeMu.Lock()
+	defer l.wholeMu.Unlock()
+	return l.whole
+}
 
-// Seal makes sure that the disk has taken the data file of a layer whose chunks are all present: until then, a write
-// that fails behind the back of the page cache may still lose some of it. Afterwards the data file needs no Has before
-// it is read, until the next boot. Where the disk has failed, all chunks are claims again. It waits for the disk.
-func (l *Layer) Seal() error {
+// announce closes whole if all chunks are present.
+func (l *Layer) announce() {
 	if !l.Complete() {
-		return fmt.Errorf("seal layer %s: %w", l.digest, ErrIncomplete)
+		return
+	}
+	l.wholeMu.Lock()
+	defer l.wholeMu.Unlock()
+	select {
+	case <-l.whole:
+	default:
+		close(l.whole)
+	}
+}
+
+// Seal makes sure that the disk has the data file of a layer whose chunks are all present, and records that, so that it
+// holds for later openings too. From then on the data file may be read without Has. What the disk has not taken is no
+// longer present. It waits for the disk.
+//
+// Until then, a write that fails behind the back of the page cache may still take some of it away: to whoever had the file
+// open fsync tells that, once; so of what an earlier process has stored each chunk is hashed again.
+func (l *Layer) Seal() error {
+	l.sealing.Lock()
+	defer l.sealing.Unlock()
+	if l.sealed {
+		return nil
+	}
+	if err := l.seal(); err != nil {
+		return fmt.Errorf("seal layer %s: %w", l.digest, err)
+	}
+	l.sealed = true
+	return nil
+}
+
+func (l *Layer) seal() error {
+	if !l.Complete() {
+		return ErrIncomplete
 	}
 	if err := l.data.Sync(); err != nil {
-		return fmt.Errorf("seal layer %s: %w", l.digest, errors.Join(err, l.distrust()))
+		return errors.Join(err, l.discardAll())
 	}
-	return nil
-}
-
-// distrust turns what is present into claims, to be hashed as the disk has it.
-func (l *Layer) distrust() error {
-	for i := range l.table.count {
-		if isSet(l.presence.present, i) {
-			set(l.presence.claimed, i) // before it is no longer present: at no time it is neither
-			l.unmark(i, l.table.chunk(i).Size)
+	// What is cached is of no use to native mounts, which read past the page cache, and not what is to be hashed.
+	if err := l.dropPages(); err != nil {
+		return err
+	}
+	if l.inherited {
+		if err := l.verifyAll(); err != nil {
+			return err
+		}
+		l.inherited = false
+	}
+	if err := unix.Msync(l.presence.mapping, unix.MS_SYNC); err != nil {
+		return fmt.Errorf("sync %s: %w", presentName, err)
+	}
+	for _, name := range []string{metaName, chunksName} {
+		if err := syncFile(filepath.Join(l.dir, name)); err != nil {
+			return err
 		}
 	}
-	// Pages whose writing failed count as clean, and would be hashed as if they were on disk.
+	return setSealed(l.dir, true)
+}
+
+// discardAll has all chunks fetched again.
+func (l *Layer) discardAll() error {
+	for i := range l.table.count {
+		l.unmark(i)
+	}
+	l.Trim()
+	return l.dropPages() // those whose writing failed count as clean
+}
+
+// verifyAll hashes all chunks.
+func (l *Layer) verifyAll() error {
+	h, wrong := sha256.New(), 0
+	for i := range l.table.count {
+		c := l.table.chunk(i)
+		h.Reset()
+		_, err := io.Copy(h, io.NewSectionReader(l.data, c.DataOffset, c.Size))
+		if err != nil || !bytes.Equal(h.Sum(nil), c.Digest[:]) {
+			l.unmark(i)
+			wrong++
+		}
+	}
+	l.Trim()
+	if wrong > 0 {
+		return fmt.Errorf("the disk has lost %d chunks: %w", wrong, ErrIncomplete)
+	}
+	return l.dropPages()
+}
+
+// unmark makes a chunk absent. Readers that have asked Has already get what the page cache or the disk has.
+func (l *Layer) unmark(i int) {
+	if !unset(l.presence.present, i) {
+		return
+	}
+	l.presentChunks.Add(-1)
+	l.presentBytes.Add(-l.table.size(i))
+	l.wholeMu.Lock()
+	defer l.wholeMu.Unlock()
+	select {
+	case <-l.whole:
+		l.whole = make(chan struct{})
+	default:
+	}
+}
+
+func (l *Layer) dropPages() error {
 	if err := unix.Fadvise(int(l.data.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
-		return fmt.Errorf("drop cached pages: %w", err)
+		return fmt.Errorf("drop cached pages of %s: %w", dataName, err)
 	}
 	return nil
 }
 
-func (l *Layer) unmark(i int, size int64) {
-	if unset(l.presence.present, i) {
-		l.presentChunks.Add(-1)
-		l.presentBytes.Add(-size)
+// setSealed changes what layer.json says, durably.
+func setSealed(dir string, sealed bool) error {
+	rec, err := readRecord(dir)
+	if err != nil {
+		return err
 	}
+	rec.Sealed = sealed
+	if err := rec.write(dir); err != nil {
+		return err
+	}
+	return errors.Join(syncFile(filepath.Join(dir, recordName)), syncFile(dir))
+}
+
+// syncFile waits until the disk has a file or folder.
+func syncFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }

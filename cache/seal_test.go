@@ -2,7 +2,14 @@ package cache
 
 import (
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestSeal(t *testing.T) {
@@ -31,28 +38,172 @@ func TestSeal(t *testing.T) {
 	s.check(t, l, 0, 1, 2)
 }
 
-// TestDistrust damages what is on disk, as a disk that fails does behind the back of the page cache.
-func TestDistrust(t *testing.T) {
-	s := newSample("distrust", 10, 5000, 300)
+// TestSealInherited damages what an earlier process has stored, as a disk that fails does behind the back of the page cache.
+func TestSealInherited(t *testing.T) {
+	s := newSample("inherited", 10, 5000, 300)
 	store := openStore(t, t.TempDir(), bootA)
 	l := s.create(t, store)
-	defer l.Close()
 	s.put(t, l, 0, 1, 2)
 	if _, err := l.File().WriteAt([]byte{^s.data[1][7]}, s.chunks[1].DataOffset+7); err != nil {
 		t.Fatal(err)
 	}
-	s.checkMarked(t, l, 3)
-	if err := l.distrust(); err != nil {
+	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s.checkMarked(t, l, 0)
+	l, err := store.Get(s.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s.checkMarked(t, l, 3)
 	if err := l.Seal(); !errors.Is(err, ErrIncomplete) {
 		t.Errorf("seal: %v", err)
 	}
-	s.check(t, l, 0, 2)
+	s.checkMarked(t, l, 2)
+	whole := l.Whole()
+	select {
+	case <-whole:
+		t.Error("whole without one chunk")
+	default:
+	}
 	s.put(t, l, 1)
+	<-whole
 	if err := l.Seal(); err != nil {
 		t.Error(err)
+	}
+	s.check(t, l, 0, 1, 2)
+}
+
+// TestSealed: what is sealed is believed after a reboot if the store was closed, and only then.
+func TestSealed(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		sealed, clean bool
+		want          int // chunks that are present without a look
+	}{{"sealed, closed", true, true, 3}, {"sealed, crashed", true, false, 0}, {"not sealed, closed", false, true, 0}} {
+		t.Run(c.name, func(t *testing.T) {
+			root := t.TempDir()
+			s := newSample("sealed", 10, 5000, 300)
+			store := openStore(t, root, bootA)
+			l := s.create(t, store)
+			s.put(t, l, 0, 1, 2)
+			if c.sealed {
+				if err := l.Seal(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(l.Close(), store.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if !c.clean {
+				if err := os.Remove(store.cleanName()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			store = openStore(t, root, bootB)
+			if l, err := store.Get(s.digest); err != nil {
+				t.Fatal(err)
+			} else {
+				s.checkMarked(t, l, c.want)
+				if l.sealed != (c.want > 0) {
+					t.Errorf("sealed is %v", l.sealed)
+				}
+				s.check(t, l, 0, 1, 2)
+				if err := errors.Join(l.Close(), store.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			rec, err := readRecord(store.layerDir(s.digest))
+			if err != nil || rec.Sealed != (c.want > 0) {
+				t.Errorf("record %+v, %v", rec, err)
+			}
+		})
+	}
+}
+
+// TestLostWrites has a disk that takes writes and loses them: a file on a tmpfs that is full. What was stored is found out by Seal, in
+// the process that stored it and in another one.
+func TestLostWrites(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	for _, again := range []bool{false, true} {
+		t.Run(map[bool]string{false: "same process", true: "another process"}[again], func(t *testing.T) {
+			s := newSample("lost", slices.Repeat([]int{1 << 20}, 64)...)
+			store := openStore(t, thinDisk(t), bootA)
+			l := s.create(t, store)
+			if err := unix.Fallocate(int(l.data.Fd()), 0, 0, s.size); err != nil { // its extents are on disk
+				t.Fatal(err)
+			}
+			unix.Sync()
+			for i := range s.data {
+				s.put(t, l, i)
+			}
+			if again {
+				if err := l.Close(); err != nil {
+					t.Fatal(err)
+				}
+				unix.Sync()
+				dropInodes(t)
+				var err error
+				if l, err = store.Get(s.digest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !l.Complete() {
+				t.Fatal("not complete before it is sealed")
+			}
+			err := l.Seal()
+			if err == nil {
+				t.Error("sealed, though the disk was full")
+			}
+			if chunks, _ := l.Present(); chunks == len(s.data) {
+				t.Errorf("%v, but all chunks are present", err)
+			}
+			if err := l.Seal(); !errors.Is(err, ErrIncomplete) {
+				t.Errorf("sealed again: %v", err)
+			}
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// thinDisk is an ext4 that promises 256 MiB and has room for 24.
+func thinDisk(t *testing.T) string {
+	t.Helper()
+	thin, root := t.TempDir(), t.TempDir()
+	run := func(name string, args ...string) string {
+		t.Helper()
+		out, err := exec.Command(name, args...).CombinedOutput()
+		if err != nil {
+			t.Skipf("%s %v: %v %s", name, args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	mounted := func(dir string, args ...string) {
+		t.Helper()
+		run("mount", append(args, dir)...)
+		t.Cleanup(func() {
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	mounted(thin, "-t", "tmpfs", "-o", "size=24m", "none")
+	image := filepath.Join(thin, "image")
+	run("truncate", "-s", "256M", image)
+	// With a journal the file system would notice, and end.
+	run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", "-N", "128", "-O", "^has_journal", image)
+	mounted(root, "-o", "loop", image)
+	return root
+}
+
+func dropInodes(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+		t.Skip(err)
 	}
 }
 

@@ -28,7 +28,7 @@ func (s *Store) get(d digest.Digest) (*Layer, error) {
 		l.refs++
 		return l, nil
 	}
-	l, err := openLayer(s.layerDir(d), s.boot)
+	l, err := openLayer(s.layerDir(d), s.session)
 	if err != nil {
 		return nil, fmt.Errorf("get layer %s: %w", d, err)
 	}
