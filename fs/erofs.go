@@ -21,7 +21,7 @@ type erofsMounter struct {
 	dir          string
 	readAheadKiB int
 	loop         bool // by loop devices: the kernel does not mount files
-	directIO     bool // the kernel can read files past their page cache, so that contents are in memory once
+	directIO     bool // EROFS can be told to read files past their page cache, so that contents are in memory once
 
 	mu sync.Mutex // one mount at a time, so that the new backing device is that of the new mount
 }
@@ -80,7 +80,7 @@ func (im erofsImage) mount(point string) (bdis []string, err error) {
 	if im.loop {
 		return im.mountByLoop(point)
 	}
-	before := listBDIs()
+	before := listBDIs() // another program's mount at this very moment would get our readahead, which does no harm
 	if err := im.mountFiles(point); err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (im erofsImage) mount(point string) (bdis []string, err error) {
 
 func (im erofsImage) mountFiles(point string) error {
 	options := "device=" + im.device
-	if im.directIO && !im.loop { // a loop device has it by itself
+	if im.directIO {
 		options += ",directio"
 	}
 	if err := unix.Mount(im.image, point, "erofs", unix.MS_RDONLY|unix.MS_NOATIME, options); err != nil {

@@ -126,6 +126,7 @@ func (o Options) withDefaults() (Options, error) {
 type FS struct {
 	opts      Options
 	erofs     *erofsMounter // nil: layers are shown as FUSE trees
+	retry     time.Duration // nativeRetry, but in tests
 	server    *server
 	tasks     tasks
 	manifests manifests
@@ -168,13 +169,14 @@ func New(ctx context.Context, o Options) (*FS, error) {
 	return &FS{
 		opts:   o,
 		erofs:  erofs,
+		retry:  nativeRetry,
 		server: srv,
 		slots:  make(map[digest.Digest]*slot),
 	}, nil
 }
 
-// Close stops fetching and serving, and unmounts everything. What still reads from the mounts gets EIO. The store keeps
-// its layers.
+// Close stops fetching and serving, and unmounts everything. What still reads from lazy mounts gets EIO, from native ones
+// nothing changes. The store keeps its layers.
 func (f *FS) Close() error {
 	f.closing.Do(func() { f.closeErr = f.close() })
 	return f.closeErr

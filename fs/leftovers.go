@@ -49,7 +49,8 @@ func removeMountPoints(dir string) error {
 		if _, err := strconv.ParseUint(id, 10, 32); err != nil || !e.IsDir() {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+		// One with something in it was not left by us alone, and can be mounted on all the same.
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
 			return err
 		}
 	}

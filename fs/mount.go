@@ -120,8 +120,12 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 // show mounts the layer for the first time.
 func (f *FS) show(ctx context.Context, m *mounted) error {
 	st := m.shown.layer.Store()
-	if f.native() && st.Complete() && f.showNative(ctx, m) == nil {
-		return nil // where it fails, goNative says why
+	if f.native() && st.Complete() {
+		err := f.showNative(ctx, m)
+		if err == nil {
+			return nil
+		}
+		m.shown.logger.WithError(err).Warn(staysLazy)
 	}
 	if f.erofs == nil {
 		m.ways.add(fuseTree, filepath.Join(f.server.dir, treeName(m.shown.id)))
@@ -164,8 +168,12 @@ func (f *FS) unmountWay(w way) error {
 func (f *FS) fetch(ctx context.Context, m *mounted) {
 	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
 		defer close(m.ended)
-		f.bringContents(ctx, m)
-		f.goNative(ctx, m)
+		err := m.shown.layer.Prefetch(ctx)
+		close(m.fetched)
+		if err != nil && ctx.Err() == nil {
+			m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
+		}
+		f.complete(ctx, m)
 	})
 	if !ok { // closing: what is mounted now is taken down by Close
 		close(m.fetched)
@@ -174,35 +182,42 @@ func (f *FS) fetch(ctx context.Context, m *mounted) {
 	m.stop = stop
 }
 
-func (f *FS) bringContents(ctx context.Context, m *mounted) {
-	err := m.shown.layer.Prefetch(ctx)
-	close(m.fetched)
-	if err != nil && ctx.Err() == nil {
-		m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
-	}
-	if !f.opts.Background {
-		return
-	}
-	if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
-		m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
-	}
-}
+const (
+	staysLazy = "the layer is complete, but cannot be mounted natively; it stays on FUSE for now"
 
-// goNative waits for the layer to be complete.
-func (f *FS) goNative(ctx context.Context, m *mounted) {
-	if !f.native() || slices.Contains(m.ways.kinds(), erofsNative) {
-		return
+	// nativeRetry is how long after a native mount failed it is tried again.
+	nativeRetry = time.Minute
+)
+
+// complete brings the whole layer and its native mount, as far as they are wanted. A disk that loses what it was given
+// sends it back to the beginning.
+func (f *FS) complete(ctx context.Context, m *mounted) {
+	for {
+		if f.opts.Background {
+			if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
+				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
+			}
+		}
+		if !f.native() || slices.Contains(m.ways.kinds(), erofsNative) {
+			return
+		}
+		select {
+		case <-m.shown.layer.Store().Whole():
+		case <-ctx.Done():
+			return
+		}
+		err := f.showNative(ctx, m)
+		if err == nil {
+			m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
+			return
+		}
+		m.shown.logger.WithError(err).Warn(staysLazy)
+		select {
+		case <-time.After(f.retry):
+		case <-ctx.Done():
+			return
+		}
 	}
-	select {
-	case <-m.shown.layer.Store().Whole():
-	case <-ctx.Done():
-		return
-	}
-	if err := f.showNative(ctx, m); err != nil {
-		m.shown.logger.WithError(err).Warn("the layer is complete, but cannot be mounted natively; it stays on FUSE")
-		return
-	}
-	m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
 }
 
 // Mounted says whether Path has an answer for a layer.
@@ -211,9 +226,8 @@ func (f *FS) Mounted(d digest.Digest) bool {
 	return err == nil
 }
 
-// Path returns the best folder of the moment that shows a mounted layer. The folder stays for holder until Drop, or
-// until the next call, which may find a better one; what holder has mounted on top of it by then stays good in any case.
-// The error is fs.ErrNotExist if the layer is not mounted.
+// Path returns the best folder of the moment that shows a mounted layer. It stays for holder until Drop; what was mounted
+// on top of it by then stays good in any case. The error is fs.ErrNotExist if the layer is not mounted.
 func (f *FS) Path(d digest.Digest, holder string) (string, error) {
 	m, err := f.lookup(d)
 	if err != nil {
@@ -236,8 +250,9 @@ func (f *FS) Drop(holder string) {
 // MountDir is Options.MountDir.
 func (f *FS) MountDir() string { return f.opts.MountDir }
 
-// Unmount unmounts a layer and removes it from the store; if it is not mounted, only that. Who still has files of it
-// open gets EIO for what the kernel does not have in memory.
+// Unmount unmounts a layer and removes it from the store; if it is not mounted, only that. Who still has files of a lazy
+// mount open gets EIO for what the kernel does not have in memory; a native one lives as long as it is used, and keeps the
+// layer's space on disk.
 func (f *FS) Unmount(ctx context.Context, d digest.Digest) error {
 	if err := f.unmount(ctx, d); err != nil {
 		return fmt.Errorf("unmount layer %s: %w", d, err)

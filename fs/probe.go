@@ -27,11 +27,12 @@ func chooseMount(ctx context.Context, o Options) (*erofsMounter, error) {
 			continue
 		}
 		m.loop = loop
-		refusal, err = probeEROFS(o, erofsImage{loop: loop, directIO: true})
-		if err != nil {
-			return nil, fmt.Errorf("probe EROFS: %w", err)
+		if !loop { // loop devices are asked for it anyway
+			if refusal, err = probeEROFS(o, erofsImage{directIO: true}); err != nil {
+				return nil, fmt.Errorf("probe EROFS: %w", err)
+			}
+			m.directIO = refusal == nil
 		}
-		m.directIO = refusal == nil
 		log.G(ctx).WithField("loop", loop).WithField("directio", m.directIO).Info("layers are mounted as EROFS")
 		return m, nil
 	}

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/containerd/log"
@@ -34,51 +35,62 @@ type ways struct {
 // add takes a better way.
 func (w *ways) add(kind, path string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.list = append(w.list, way{kind: kind, path: path, holders: make(map[string]struct{})})
+	w.mu.Unlock()
 	w.retire()
 }
 
-// hold gives the best way to holder, instead of the one it has. "" means that there is none any more.
+// hold gives the best way to holder. An earlier one that it has may be about to be mounted, and stays until drop. "" means
+// that there is none any more.
 func (w *ways) hold(holder string) (path string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.list) == 0 {
 		return ""
 	}
-	w.release(holder)
 	best := w.list[len(w.list)-1]
 	best.holders[holder] = struct{}{}
-	w.retire()
 	return best.path
 }
 
-// drop is the opposite of hold.
+// drop ends what hold has promised.
 func (w *ways) drop(holder string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.release(holder)
+	for _, one := range w.list {
+		delete(one.holders, holder)
+	}
+	w.mu.Unlock()
 	w.retire()
 }
 
-func (w *ways) release(holder string) {
-	for _, old := range w.list {
-		delete(old.holders, holder)
+// retire unmounts what is neither the best nor held. One that cannot be unmounted is tried again with the next.
+func (w *ways) retire() {
+	for _, old := range w.unneeded() {
+		if err := w.unmount(old); err != nil {
+			w.logger.WithError(err).Warn("a mount that nobody needs any more stays for now")
+			w.mu.Lock()
+			if len(w.list) > 0 {
+				w.list = slices.Insert(w.list, 0, old)
+			}
+			w.mu.Unlock()
+		}
 	}
 }
 
-// retire unmounts what is neither the best nor held.
-func (w *ways) retire() {
-	last := len(w.list) - 1
+// unneeded takes what is neither the best nor held from the list.
+func (w *ways) unneeded() (gone []way) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var kept []way
-	for i, old := range w.list {
-		if i == last || len(old.holders) > 0 {
-			kept = append(kept, old)
-		} else if err := w.unmount(old); err != nil {
-			w.logger.WithError(err).Warn("a mount that nobody needs any more stays")
+	for i, one := range w.list {
+		if i < len(w.list)-1 && len(one.holders) == 0 {
+			gone = append(gone, one)
+		} else {
+			kept = append(kept, one)
 		}
 	}
 	w.list = kept
+	return gone
 }
 
 // kinds are those of all ways, the best last.
@@ -95,11 +107,12 @@ func (w *ways) kinds() []string {
 // close unmounts all.
 func (w *ways) close() error {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	var errs []error
-	for _, old := range w.list {
-		errs = append(errs, w.unmount(old))
-	}
+	list := w.list
 	w.list = nil
+	w.mu.Unlock()
+	var errs []error
+	for _, one := range list {
+		errs = append(errs, w.unmount(one))
+	}
 	return errors.Join(errs...)
 }
