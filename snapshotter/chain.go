@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/fs"
 )
@@ -77,16 +78,21 @@ func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
 // layers are mounted; their directories stay for the snapshot with number id.
 func (s *Snapshotter) lowers(chain []snapshot, id string) ([]lower, error) {
 	lowers := make([]lower, len(chain))
+	paths := make(map[digest.Digest]string) // one for a layer that is there twice
 	for i, snap := range chain {
 		lowers[i] = lower{id: snap.id, path: s.upper(snap.id)}
 		if !snap.remote() {
 			continue
 		}
-		path, err := s.fs.Path(snap.source().Digest, id)
-		if err != nil {
-			return nil, unavailable(snap, err)
+		layer := snap.source().Digest
+		if paths[layer] == "" {
+			path, err := s.fs.Path(layer, id)
+			if err != nil {
+				return nil, unavailable(snap, err)
+			}
+			paths[layer] = path
 		}
-		lowers[i].path, lowers[i].remote = path, true
+		lowers[i].path, lowers[i].remote = paths[layer], true
 	}
 	return lowers, nil
 }

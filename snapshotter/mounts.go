@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
 )
 
 // maxOptions is the size in bytes from which on containerd shortens the
@@ -53,11 +54,29 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
+	if err := s.stillActive(ctx, key, snap.ID); err != nil {
+		s.fs.Drop(snap.ID) // which may have happened before lowers
+		return nil, err
+	}
 	ids, err := idMapFor(info.Labels, lowers)
 	if err != nil {
 		return nil, fmt.Errorf("mounts of %q: %w", key, err)
 	}
 	return s.mounts(snap, lowers, ids)
+}
+
+// stillActive checks that nobody has removed or committed a snapshot.
+func (s *Snapshotter) stillActive(ctx context.Context, key, id string) error {
+	return s.db.WithTransaction(ctx, false, func(ctx context.Context) error {
+		snap, err := storage.GetSnapshot(ctx, key)
+		if err == nil && snap.ID != id {
+			err = fmt.Errorf("it is another one now: %w", errdefs.ErrNotFound)
+		}
+		if err != nil {
+			return fmt.Errorf("mounts of %q: %w", key, err)
+		}
+		return nil
+	})
 }
 
 // mounts builds the mount list: a bind mount for one directory, an overlay for

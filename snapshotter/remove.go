@@ -37,29 +37,32 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if err != nil {
 		return fmt.Errorf("commit %q: %w", key, err)
 	}
-	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
+	err = s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
 		_, err := storage.CommitActive(ctx, key, name, snapshots.Usage(usage),
 			snapshots.WithLabels(info.Labels), snapshots.WithParent(info.Parent))
-		if err != nil {
-			return fmt.Errorf("commit %q: %w", key, err)
-		}
-		s.fs.Drop(id)
-		return nil
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("commit %q: %w", key, err)
+	}
+	s.fs.Drop(id)
+	return nil
 }
 
 // Remove takes a snapshot out of the database: its key is free at once. Its
 // files stay until Cleanup. Errors: ErrNotFound, ErrFailedPrecondition (it is a
 // parent).
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
-	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
-		id, _, err := storage.Remove(ctx, key)
-		if err != nil {
-			return fmt.Errorf("remove %q: %w", key, err)
-		}
-		s.fs.Drop(id)
-		return nil
+	var id string
+	err := s.db.WithTransaction(ctx, true, func(ctx context.Context) (err error) {
+		id, _, err = storage.Remove(ctx, key)
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("remove %q: %w", key, err)
+	}
+	s.fs.Drop(id)
+	return nil
 }
 
 // Cleanup deletes the directories of removed snapshots, and releases the

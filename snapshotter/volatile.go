@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 )
 
 // bootID is another after each start of the kernel.
@@ -30,13 +29,11 @@ func (s *Snapshotter) beginVolatile(id string) error {
 // endVolatile removes the mark of an earlier mount. Errors:
 // ErrFailedPrecondition if it is of another boot.
 func (s *Snapshotter) endVolatile(id string) error {
-	// The work directory has one of the same name, which is the kernel's (ovl_workdir_create).
-	mark := filepath.Join(s.work(id), "work", "incompat", "volatile")
-	if _, err := os.Lstat(mark); errors.Is(err, unix.ENOENT) {
-		return nil
-	}
 	then, err := os.ReadFile(s.boot(id))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // never mounted so
+	}
+	if err != nil {
 		return err
 	}
 	now, err := os.ReadFile(bootID)
@@ -46,7 +43,9 @@ func (s *Snapshotter) endVolatile(id string) error {
 	if string(then) != string(now) {
 		return fmt.Errorf("it was mounted volatile in an earlier boot, and its upper directory may be incomplete: remove it: %w", errdefs.ErrFailedPrecondition)
 	}
-	return os.RemoveAll(mark) // a directory that holds one file
+	// The work directory has one of the same name, which is the kernel's (ovl_workdir_create). The mark is a directory that
+	// holds one file.
+	return os.RemoveAll(filepath.Join(s.work(id), "work", "incompat", "volatile"))
 }
 
 func (s *Snapshotter) boot(id string) string { return filepath.Join(s.directory(id), "boot") }
