@@ -60,30 +60,52 @@ func TestUserNamespace(t *testing.T) {
 // keep runs a container that stays, stopped.
 func keep(t *testing.T, n *stack.Node, c stack.Container) {
 	t.Helper()
+	before := usages(t, n, "default")
 	args := append(append([]string{"run", "--snapshotter", c.Snapshotter}, c.Flags...), c.Ref, "kept")
 	if out, err := n.Ctr(t.Context(), args...); err != nil || out != hello {
 		t.Fatalf("%q, %v", out, err)
 	}
-	wroteLittle(t, n, "default", "kept")
+	wroteLittle(t, n, "default", before)
 }
 
-// wroteLittle checks that a container was started without copying: less than 1 MiB is in its upper directory.
-func wroteLittle(t *testing.T, n *stack.Node, namespace, container string) {
+// wroteLittle checks that containers were started without copying: the snapshots that are new since before, those that containerd
+// would copy an image into among them, take less than 1 MiB together.
+func wroteLittle(t *testing.T, n *stack.Node, namespace string, before map[string]int64) {
 	t.Helper()
-	out, err := n.Ctr(t.Context(), "-n", namespace, "snapshots", "--snapshotter", "sluice", "usage", "-b", container)
+	sum, count := int64(0), 0
+	for key, size := range usages(t, n, namespace) {
+		if _, old := before[key]; !old {
+			sum += size
+			count++
+		}
+	}
+	if count == 0 || sum >= 1<<20 {
+		t.Errorf("%d bytes in %d new snapshots", sum, count)
+	}
+	t.Logf("%d bytes in %d new snapshots", sum, count)
+}
+
+// usages are the bytes of all snapshots.
+func usages(t *testing.T, n *stack.Node, namespace string) map[string]int64 {
+	t.Helper()
+	out, err := n.Ctr(t.Context(), "-n", namespace, "snapshots", "--snapshotter", "sluice", "usage", "-b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Split(strings.TrimSpace(out), "\n") // a heading, then key, size, inodes
-	fields := strings.Fields(lines[len(lines)-1])
-	if len(fields) != 3 || fields[0] != container {
-		t.Fatalf("usage of %s: %q", container, out)
+	sizes := make(map[string]int64)
+	for i, line := range strings.Split(strings.TrimSpace(out), "\n") { // a heading, then key, size, inodes
+		fields := strings.Fields(line)
+		if i == 0 {
+			continue
+		}
+		if len(fields) != 3 {
+			t.Fatalf("usage: %q", out)
+		}
+		if sizes[fields[0]], err = strconv.ParseInt(fields[1], 10, 64); err != nil {
+			t.Fatal(err)
+		}
 	}
-	size, err := strconv.ParseInt(fields[1], 10, 64)
-	if err != nil || size >= 1<<20 {
-		t.Errorf("%d bytes in the upper directory, %v", size, err)
-	}
-	t.Logf("%d bytes in the upper directory of %s", size, container)
+	return sizes
 }
 
 // startAgain starts the container that keep left.
@@ -148,7 +170,8 @@ func TestUserNamespacePod(t *testing.T) {
 	eachMount(t, func(t *testing.T, mount string) {
 		reg := registry(t)
 		ref := upload(t, reg, lazyImage(t, odd), "test/odd:esgz")
-		n := nodeWith(t, stack.NodeOptions{Daemon: remapping(mount), PauseImage: upload(t, reg, pause(t), "pause:latest")})
+		pauseRef := upload(t, reg, pause(t), "pause:latest")
+		n := nodeWith(t, stack.NodeOptions{Daemon: remapping(mount), PauseImage: pauseRef})
 		if err := n.AddNetwork(); err != nil {
 			t.Fatal(err)
 		}
@@ -157,10 +180,13 @@ func TestUserNamespacePod(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close(context.WithoutCancel(t.Context()))
-		if err := c.Pull(t.Context(), ref); err != nil {
-			t.Fatal(err)
+		for _, ref := range []string{ref, pauseRef} {
+			if err := c.Pull(t.Context(), ref); err != nil {
+				t.Fatal(err)
+			}
 		}
-		user := stack.UserNamespace{First: firstID, Ended: func(id string) { wroteLittle(t, n, "k8s.io", id) }}
+		before := usages(t, n, "k8s.io")
+		user := stack.UserNamespace{First: firstID, Ended: func(string) { wroteLittle(t, n, "k8s.io", before) }}
 		out, err := c.RunUserPod(t.Context(), user, ref, "read", "/proc/self/uid_map")
 		if want := []string{"0", fmt.Sprint(firstID), fmt.Sprint(idCount)}; err != nil || !slices.Equal(strings.Fields(out), want) {
 			t.Errorf("ids are %q, %v, want %v", out, err, want)
