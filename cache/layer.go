@@ -56,8 +56,8 @@ type Layer struct {
 	whole   chan struct{} // see Whole
 
 	sealing   sync.Mutex
-	sealed    bool // see Seal
-	inherited bool // some chunks were stored by an earlier process, and are not known to be on disk
+	sealed    atomic.Bool // see Seal
+	inherited bool        // some chunks were stored by an earlier process, and are not known to be on disk
 }
 
 // openLayer opens what is in dir. The error wraps fs.ErrNotExist where a file is missing or damaged.
@@ -93,11 +93,13 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
 		return nil, err
 	}
-	if l.sealed, err = l.believe(rec, now); err != nil {
+	sealed, err := l.believe(rec, now)
+	if err != nil {
 		return nil, err
 	}
+	l.sealed.Store(sealed)
 	l.countPresent()
-	l.inherited = !l.sealed && l.presentChunks.Load() > 0
+	l.inherited = !sealed && l.presentChunks.Load() > 0
 	l.announce()
 	return l, nil
 }

@@ -39,22 +39,25 @@ func (l *Layer) announce() {
 
 // Seal makes sure that the disk has the data file of a layer whose chunks are all present, and records that, so that it
 // holds for later openings too. From then on the data file may be read without Has. What the disk has not taken is no
-// longer present. It waits for the disk.
+// longer present. It waits for the disk, for as long as it takes.
 //
 // Until then, a write that fails behind the back of the page cache may still take some of it away: to whoever had the file
 // open fsync tells that, once; so of what an earlier process has stored each chunk is hashed again.
 func (l *Layer) Seal() error {
 	l.sealing.Lock()
 	defer l.sealing.Unlock()
-	if l.sealed {
+	if l.Sealed() {
 		return nil
 	}
 	if err := l.seal(); err != nil {
 		return fmt.Errorf("seal layer %s: %w", l.digest, err)
 	}
-	l.sealed = true
+	l.sealed.Store(true)
 	return nil
 }
+
+// Sealed says whether the layer is complete and Seal has nothing left to do.
+func (l *Layer) Sealed() bool { return l.sealed.Load() && l.Complete() }
 
 func (l *Layer) seal() error {
 	if !l.Complete() {

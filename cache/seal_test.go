@@ -105,8 +105,8 @@ func TestSealed(t *testing.T) {
 				t.Fatal(err)
 			} else {
 				s.checkMarked(t, l, c.want)
-				if l.sealed != (c.want > 0) {
-					t.Errorf("sealed is %v", l.sealed)
+				if l.Sealed() != (c.want > 0) {
+					t.Errorf("sealed is %v", l.Sealed())
 				}
 				s.check(t, l, 0, 1, 2)
 				if err := errors.Join(l.Close(), store.Close()); err != nil {

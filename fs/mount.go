@@ -120,7 +120,7 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 // show mounts the layer for the first time.
 func (f *FS) show(ctx context.Context, m *mounted) error {
 	st := m.shown.layer.Store()
-	if f.native() && st.Complete() {
+	if f.native() && st.Sealed() { // one that is complete, but not sealed, may have to be hashed first: complete does that
 		err := f.showNative(ctx, m)
 		if err == nil {
 			return nil
@@ -185,14 +185,15 @@ func (f *FS) fetch(ctx context.Context, m *mounted) {
 const (
 	staysLazy = "the layer is complete, but cannot be mounted natively; it stays on FUSE for now"
 
-	// nativeRetry is how long after a native mount failed it is tried again.
-	nativeRetry = time.Minute
+	// nativeRetry is how long after a native mount failed it is tried again, for the first time; then twice as long, up to an hour.
+	nativeRetry    = time.Minute
+	maxNativeRetry = time.Hour
 )
 
 // complete brings the whole layer and its native mount, as far as they are wanted. A disk that loses what it was given
 // sends it back to the beginning.
 func (f *FS) complete(ctx context.Context, m *mounted) {
-	for {
+	for wait := f.retry; ; wait = min(2*wait, maxNativeRetry) {
 		if f.opts.Background {
 			if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
 				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
@@ -213,7 +214,7 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 		}
 		m.shown.logger.WithError(err).Warn(staysLazy)
 		select {
-		case <-time.After(f.retry):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
