@@ -1,0 +1,82 @@
+package cache
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+)
+
+// Has reports whether the data file holds chunk i. The first call after a reboot for a chunk that was there before reads
+// and hashes it.
+func (l *Layer) Has(i int) bool {
+	return isSet(l.presence.present, i) || isSet(l.presence.claimed, i) && l.check(i)
+}
+
+// check settles the claim that chunk i is present.
+func (l *Layer) check(i int) bool {
+	c := l.table.chunk(i)
+	h := sha256.New()
+	_, err := io.Copy(h, io.NewSectionReader(l.data, c.DataOffset, c.Size))
+	ok := err == nil && bytes.Equal(h.Sum(nil), c.Digest[:])
+	if ok {
+		l.mark(i, c.Size)
+	}
+	unset(l.presence.claimed, i)
+	return ok
+}
+
+func (l *Layer) mark(i int, size int64) {
+	if set(l.presence.present, i) {
+		l.presentChunks.Add(1)
+		l.presentBytes.Add(size)
+		l.announce()
+	}
+}
+
+// believe decides what the marks of an earlier boot are worth, and whether the layer counts as sealed. The record that it is
+// goes for good before anything of the layer can be fetched anew.
+func (l *Layer) believe(rec record, now session) (sealed bool, err error) {
+	if string(l.presence.boot()) == now.boot {
+		return rec.Sealed, nil
+	}
+	if !rec.Sealed || !now.clean {
+		if err := l.presence.distrust(); err != nil {
+			return false, err
+		}
+		if rec.Sealed {
+			if err := setSealed(l.dir, false); err != nil {
+				return false, err
+			}
+		}
+	}
+	copy(l.presence.boot(), now.boot)
+	return rec.Sealed && now.clean, nil
+}
+
+// countPresent looks at the chunk table only if some chunks are present and some are not.
+func (l *Layer) countPresent() {
+	chunks, bytes := countSet(l.presence.present, l.table.count), int64(0)
+	switch chunks {
+	case 0:
+	case l.table.count:
+		bytes = l.size
+	default:
+		for i := range l.table.count {
+			if isSet(l.presence.present, i) {
+				bytes += l.table.size(i)
+			}
+		}
+		l.Trim()
+	}
+	l.presentChunks.Store(int64(chunks))
+	l.presentBytes.Store(bytes)
+}
+
+// Present returns how many chunks, of how many uncompressed bytes, the data file holds. Chunks from before a reboot
+// count once they were looked at.
+func (l *Layer) Present() (chunks int, bytes int64) {
+	return int(l.presentChunks.Load()), l.presentBytes.Load()
+}
+
+// Complete reports whether all chunks are present.
+func (l *Layer) Complete() bool { return l.presentChunks.Load() == int64(l.table.count) }

@@ -1,0 +1,65 @@
+package fs
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it. Once all of it has
+// come, whoever asked for it, the layer gets its native mount.
+func (f *FS) fetch(ctx context.Context, m *mounted) {
+	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
+		defer close(m.ended)
+		err := m.shown.layer.Prefetch(ctx)
+		close(m.fetched)
+		if err != nil && ctx.Err() == nil {
+			m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
+		}
+		f.complete(ctx, m)
+	})
+	if !ok { // closing: what is mounted now is taken down by Close
+		close(m.fetched)
+		close(m.ended)
+	}
+	m.stop = stop
+}
+
+const (
+	staysLazy = "the layer is complete, but cannot be mounted natively; it stays on FUSE for now"
+
+	// nativeRetry is how long after a native mount failed it is tried again, for the first time; then twice as long, up to an hour.
+	nativeRetry    = time.Minute
+	maxNativeRetry = time.Hour
+)
+
+// complete brings the whole layer and its native mount, as far as they are wanted. A disk that loses what it was given
+// sends it back to the beginning.
+func (f *FS) complete(ctx context.Context, m *mounted) {
+	for wait := f.retry; ; wait = min(2*wait, maxNativeRetry) {
+		if f.opts.Background {
+			if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
+				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
+			}
+		}
+		if !f.native() || slices.Contains(m.ways.kinds(), erofsNative) {
+			return
+		}
+		select {
+		case <-m.shown.layer.Store().Whole():
+		case <-ctx.Done():
+			return
+		}
+		err := f.showNative(ctx, m)
+		if err == nil {
+			m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
+			return
+		}
+		m.shown.logger.WithError(err).Warn(staysLazy)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}

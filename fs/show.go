@@ -1,0 +1,85 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Mounted says whether Path has an answer for a layer.
+func (f *FS) Mounted(d digest.Digest) bool {
+	_, err := f.lookup(d)
+	return err == nil
+}
+
+// Path returns the best folder of the moment that shows a mounted layer. It stays for holder until Drop; what was mounted
+// on top of it by then stays good in any case. The error is fs.ErrNotExist if the layer is not mounted.
+func (f *FS) Path(d digest.Digest, holder string) (string, error) {
+	m, err := f.lookup(d)
+	if err != nil {
+		return "", fmt.Errorf("path of layer %s: %w", d, err)
+	}
+	path := m.ways.hold(holder)
+	if path == "" {
+		return "", fmt.Errorf("path of layer %s: %w", d, errNotMounted)
+	}
+	return path, nil
+}
+
+// Drop ends what Path has promised to holder, for all layers.
+func (f *FS) Drop(holder string) {
+	for _, m := range f.all() {
+		m.ways.drop(holder)
+	}
+}
+
+// MountDir is Options.MountDir.
+func (f *FS) MountDir() string { return f.opts.MountDir }
+
+// show mounts the layer for the first time.
+func (f *FS) show(ctx context.Context, m *mounted) error {
+	st := m.shown.layer.Store()
+	if f.native() && st.Sealed() { // one that is complete, but not sealed, may have to be hashed first: complete does that
+		err := f.showNative(ctx, m)
+		if err == nil {
+			return nil
+		}
+		m.shown.logger.WithError(err).Warn(staysLazy)
+	}
+	if f.erofs == nil {
+		m.ways.add(fuseTree, filepath.Join(f.server.dir, treeName(m.shown.id)))
+		return nil
+	}
+	path, err := f.erofs.lazy(ctx, m.shown.id, st.MetadataPath(), filepath.Join(f.server.dir, blobName(m.shown.id)))
+	if err != nil {
+		return err
+	}
+	m.ways.add(erofsOnFUSE, path)
+	return nil
+}
+
+// native says whether complete layers get native mounts.
+func (f *FS) native() bool { return f.erofs != nil && !f.opts.NoNative }
+
+// showNative mounts a layer that is complete on its data file.
+func (f *FS) showNative(ctx context.Context, m *mounted) error {
+	st := m.shown.layer.Store()
+	if err := st.Seal(); err != nil {
+		return err
+	}
+	path, err := f.erofs.native(ctx, m.shown.id, st.MetadataPath(), st.DataPath())
+	if err != nil {
+		return err
+	}
+	m.ways.add(erofsNative, path)
+	return nil
+}
+
+func (f *FS) unmountWay(w way) error {
+	if w.kind == fuseTree { // a folder of the server's own mount
+		return nil
+	}
+	return f.erofs.unmount(w.path)
+}
