@@ -6,7 +6,7 @@
 //	chunks      the chunk table: for each chunk its place in the address space, its place in the blob and its digest
 //	data        the data file: the address space itself, sparse, filled chunk by chunk
 //	present     the presence record: which chunks the data file holds
-//	layer.json  what the layer is, checksums of meta.erofs and chunks, and the sum of the chunks' sizes
+//	layer.json  what the layer is, checksums of meta.erofs and chunks, the sum of the chunks' sizes, and whether it is sealed
 //
 // # What is believed
 //
