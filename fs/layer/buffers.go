@@ -9,7 +9,7 @@ import (
 const (
 	readBuffer = 128 << 10 // compressed bytes between network and decoder
 
-	// rangeOverhead is what a range holds besides the chunk it decodes: read buffer and decoder.
+	// rangeOverhead is what a range that is decoded as it comes holds besides a chunk: read buffer and decoder.
 	rangeOverhead = readBuffer + 128<<10
 
 	minBufferBits = 16 // 64 KiB

@@ -18,6 +18,7 @@ const layoutMemory = 16
 type creation struct {
 	scheduler *Scheduler
 	memory    int64
+	turn      *entrant
 	info      cache.Info
 	layout    *toc.Layout
 }
@@ -58,6 +59,7 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
 	c := &creation{scheduler: o.Scheduler, memory: raw.Size() * layoutMemory}
+	c.turn = &entrant{priority: Demand, bytes: c.memory, image: o.Ref}
 	if err := c.begin(r.ctx); err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
@@ -78,7 +80,7 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 
 // begin waits until there is memory for one more TOC.
 func (c *creation) begin(ctx context.Context) error {
-	if err := c.scheduler.layouts.enter(ctx, Demand, c.memory); err != nil {
+	if err := c.scheduler.layouts.enter(ctx, c.turn); err != nil {
 		return err
 	}
 	c.scheduler.heap.begin()
@@ -88,7 +90,7 @@ func (c *creation) begin(ctx context.Context) error {
 // end gives the memory back.
 func (c *creation) end() {
 	c.layout = nil
-	c.scheduler.layouts.leave(Demand, c.memory)
+	c.scheduler.layouts.leave(c.turn)
 	c.scheduler.heap.end(c.memory)
 }
 

@@ -201,6 +201,16 @@ func (b *fake) seen() []request {
 	return slices.Clone(b.requests)
 }
 
+// demands counts the requests that a reader waits for: not what is fetched ahead of it.
+func (b *fake) demands() (n int) {
+	for _, q := range b.seen() {
+		if q.priority == Demand {
+			n++
+		}
+	}
+	return n
+}
+
 // until gives its bytes once ready is closed, or the error of ctx.
 type until struct {
 	ctx   context.Context

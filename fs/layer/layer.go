@@ -54,6 +54,8 @@ type Layer struct {
 	alive   sync.RWMutex
 	flights sync.WaitGroup // those that have a goroutine of their own
 
+	cursors cursors
+
 	mu      sync.Mutex
 	pending map[int]*pending // chunks in flight
 	lastErr error

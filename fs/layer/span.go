@@ -1,9 +1,6 @@
 package layer
 
-import (
-	"github.com/sluice-snapshotter/sluice/cache"
-	"github.com/sluice-snapshotter/sluice/fs/toc"
-)
+import "github.com/sluice-snapshotter/sluice/cache"
 
 // Sizes are in compressed bytes. A stream that is larger than its limit makes a range of its own.
 const (
@@ -31,9 +28,6 @@ const (
 	bridge = 128 << 10
 )
 
-// zstdWindow is the most history that fs/toc lets a zstd frame have.
-const zstdWindow = 32 << 20
-
 // span is a run of chunks that one range brings: in the order of the blob, each stream once.
 type span struct {
 	chunks  []int
@@ -41,6 +35,7 @@ type span struct {
 	size    int64
 	largest int64 // uncompressed bytes of the largest chunk
 	deepest int64 // bytes that the longest stream is decompressed to
+	longest int64 // bytes of the longest stream
 	last    cache.Chunk
 }
 
@@ -64,16 +59,8 @@ func (s *span) add(i int, c cache.Chunk, limit int64) bool {
 	s.chunks, s.last = append(s.chunks, i), c
 	s.largest = max(s.largest, c.Size)
 	s.deepest = max(s.deepest, c.InnerOffset+c.Size)
+	s.longest = max(s.longest, c.BlobSize)
 	return true
-}
-
-// memory returns the bytes that a flight over the span holds.
-func (l *Layer) memory(s span) int64 {
-	n := rangeOverhead + bufferSize(s.largest)
-	if l.format == toc.ZstdChunked {
-		n += min(s.deepest, zstdWindow) // the decoder's history
-	}
-	return n
 }
 
 // spans splits chunks, in order, into ranges not longer than limit.
