@@ -3,17 +3,18 @@ package layer
 import (
 	"bytes"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 )
 
 // longLayer has one file of 128 chunks of 256 KiB, which do not compress.
-func longLayer() fixture {
+var longLayer = sync.OnceValue(func() fixture {
 	p := make([]byte, 32<<20)
 	_, _ = rand.NewChaCha8([32]byte{2}).Read(p)
 	return build(map[string][]byte{"f": p}, estargz.WithChunkSize(256<<10), estargz.WithCompressionLevel(0))
-}
+})
 
 // What a reader waits for when it goes through a file is less and less: the window ahead of it grows.
 func TestFollow(t *testing.T) {
