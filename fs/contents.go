@@ -6,13 +6,16 @@ import (
 	"time"
 )
 
+// prefetchAwaited is how many compressed bytes of a layer's prefetch list a container's start waits for. A program reads its list
+// from front to back, and slower than it comes: more would only keep it from beginning.
+const prefetchAwaited = 16 << 20
+
 // fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it. Once all of it has
 // come, whoever asked for it, the layer gets its native mount.
 func (f *FS) fetch(ctx context.Context, m *mounted) {
 	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
 		defer close(m.ended)
-		err := m.shown.layer.Prefetch(ctx)
-		close(m.fetched)
+		err := m.shown.layer.Prefetch(ctx, prefetchAwaited, func() { close(m.fetched) })
 		if err != nil && ctx.Err() == nil {
 			m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
 		}

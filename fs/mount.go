@@ -27,7 +27,7 @@ type mounted struct {
 	places  *sources // of all images it was mounted for
 	shown   *shown
 	ways    ways
-	fetched chan struct{} // closed when the prefetch list is on disk, or given up
+	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end
 	ended   chan struct{} // closed when neither is under way any more
 }
@@ -149,8 +149,8 @@ func (f *FS) dismantle(m *mounted) error {
 	return errors.Join(err, m.ways.close())
 }
 
-// Wait returns when the prefetch lists of mounted layers are on disk, or could not be fetched, or when PrefetchTimeout
-// has passed: then the container starts all the same. The error is ctx's, or fs.ErrNotExist if a layer is not mounted.
+// Wait returns when the prefetch lists of mounted layers are on disk, of long ones the beginning, or could not be fetched, or when
+// PrefetchTimeout has passed: then the container starts all the same. The error is ctx's, or fs.ErrNotExist if a layer is not mounted.
 func (f *FS) Wait(ctx context.Context, ds []digest.Digest) error {
 	timeout := time.NewTimer(f.opts.PrefetchTimeout)
 	defer timeout.Stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"runtime"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,13 +23,30 @@ type bulk struct {
 	end      int
 	limit    int64     // of a range, in compressed bytes
 	failures *failures // nil: the first one ends it
+	soon     int       // when chunks [0, soon) are in the store, first is called
+	first    func()    // once; nil if nobody wants to know
 
 	next int // chunks before it were seen to
 }
 
-// Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error.
-func (l *Layer) Prefetch(ctx context.Context) error {
-	return l.bulk(ctx, &bulk{l: l, op: "prefetch", priority: Prefetch, end: l.store.Info().PrefetchChunks})
+// Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error. If not nil,
+// first is called as soon as the list's first so many compressed bytes are there, and in any case before Prefetch returns.
+func (l *Layer) Prefetch(ctx context.Context, soon int64, first func()) error {
+	b := &bulk{l: l, op: "prefetch", priority: Prefetch, end: l.store.Info().PrefetchChunks}
+	if first != nil {
+		b.first = sync.OnceFunc(first)
+		defer b.first()
+		b.soon = l.within(b.end, soon)
+	}
+	return l.bulk(ctx, b)
+}
+
+// within returns how many of chunks [0, end) lie within the first so many compressed bytes of theirs.
+func (l *Layer) within(end int, limit int64) (n int) {
+	for n < end && l.distance(0, n+1) <= limit {
+		n++
+	}
+	return n
 }
 
 // Fill fetches the whole layer, and returns nil when all of it is in the store. It goes on through errors, which the
@@ -133,6 +151,7 @@ func (b *bulk) one(ctx context.Context, f *flight, waited time.Duration) error {
 	err := b.l.fetch(f, waited)
 	if err == nil {
 		b.failures.reset()
+		b.tell()
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -145,6 +164,19 @@ func (b *bulk) one(ctx context.Context, f *flight, waited time.Duration) error {
 	b.failures.add()
 	b.l.observer.error(err)
 	return nil
+}
+
+// tell calls first when it is time.
+func (b *bulk) tell() {
+	if b.first == nil {
+		return
+	}
+	for i := range b.soon {
+		if !b.l.store.Has(i) {
+			return
+		}
+	}
+	b.first()
 }
 
 // peek returns the memory that the next range takes, 0 if there is none.

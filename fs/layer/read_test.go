@@ -218,7 +218,7 @@ func TestCloseDuringReads(t *testing.T) {
 			}
 		}
 		go func() { errs <- h.Fill(t.Context()) }()
-		go func() { errs <- h.Prefetch(t.Context()) }()
+		go func() { errs <- h.Prefetch(t.Context(), 0, nil) }()
 		synctest.Wait()
 		h.close()
 		for range len(h.fix.files) - 1 + 2 {
