@@ -53,7 +53,7 @@ func TestPrefetchSoon(t *testing.T) {
 		h := open(t, build(files), nil)
 		rest := make(chan struct{})
 		h.blob.answer(func(ctx context.Context, n int, q request) (io.ReadCloser, error) {
-			if q.off > 0 {
+			if q.off > h.Store().Chunk(0).BlobOffset {
 				return h.blob.stalled(ctx, q, rest), nil
 			}
 			return h.blob.plain(q), nil
