@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
 )
 
 func TestPrefetch(t *testing.T) {
@@ -50,7 +53,7 @@ func TestPrefetchSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := testFiles()
 		files[hotFile] = benchBytes(8 << 20)
-		h := open(t, build(files), nil)
+		h := open(t, build(files, estargz.WithCompressionLevel(gzip.NoCompression)), nil)
 		rest := make(chan struct{})
 		h.blob.answer(func(ctx context.Context, n int, q request) (io.ReadCloser, error) {
 			if q.off > h.Store().Chunk(0).BlobOffset {
