@@ -36,7 +36,7 @@ func eachMode(t *testing.T, test func(t *testing.T, mode fs.Mode)) {
 	}
 }
 
-// eachKind runs a test on a stand with each kind of mount, those of complete layers too.
+// eachKind runs a test with each kind of mount, those of complete layers too, on a stand that it opens.
 func eachKind(t *testing.T, test func(t *testing.T, s *stand, kind string)) {
 	needRoot(t)
 	for _, c := range []struct {
@@ -50,7 +50,7 @@ func eachKind(t *testing.T, test func(t *testing.T, s *stand, kind string)) {
 		{"tree", fs.FUSE, false, "fuse"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			test(t, openStand(t, &stand{root: t.TempDir(), mode: c.mode, background: c.full}), c.kind)
+			test(t, &stand{root: t.TempDir(), mode: c.mode, background: c.full}, c.kind)
 		})
 	}
 }

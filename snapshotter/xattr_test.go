@@ -78,6 +78,7 @@ func TestXattrs(t *testing.T) {
 	eachKind(t, func(t *testing.T, s *stand, kind string) {
 		r := newRegistry(t)
 		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyTar(t, xattrTar(t)))
+		openStand(t, s)
 		ctx, sn := namespace(t, "test"), s.containerd()
 		if _, err := img.pull(ctx, sn, "pull"); err != nil {
 			t.Fatal(err)
