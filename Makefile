@@ -36,6 +36,7 @@ test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with
 test-all: ## `make test` with the larger Debian images and the daemon under the race detector, most packages once more on one CPU, and `make fuzz`
 	.ci/install gcc libc6-dev erofs-utils e2fsprogs umoci debootstrap
 	CGO_ENABLED=1 SLUICE_TEST_ALL=1 SLUICE_RACE=1 go test -race -timeout 60m -count=1 ./...
+	CGO_ENABLED=1 SLUICE_TEST_ALL=1 go test -timeout 20m -count=1 -run '^TestManyFiles$$' ./integration
 	CGO_ENABLED=1 go test -race -timeout 60m -count=1 -cpu 1 ./cache ./converter ./fs/... ./snapshotter
 	$(MAKE) fuzz
 
