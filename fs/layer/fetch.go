@@ -50,7 +50,7 @@ func (l *Layer) fetch(f *flight, waited time.Duration) error {
 	l.scheduler.heap.begin()
 	defer l.scheduler.heap.end(l.memory(f.span) + chunkOverhead*int64(len(f.chunks)))
 	start := time.Now()
-	w := worker{Layer: l, f: f, slots: make(chan struct{}, jobsAtOnce), stats: Range{Priority: f.base, Wait: waited}}
+	w := worker{Layer: l, f: f, slots: make(chan struct{}, l.jobs(f.span)), stats: Range{Priority: f.base, Wait: waited}}
 	w.body = body{f: f, ranges: l.scheduler.ranges, stats: &w.stats}
 	err := w.run()
 	if f.ctx.Err() != nil && err != nil {

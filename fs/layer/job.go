@@ -2,7 +2,6 @@ package layer
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"io"
 	"time"
@@ -24,6 +23,9 @@ const (
 	wholeStream = 16 << 20
 	wholeData   = 64 << 20
 
+	// decodeRoom is what most streams decompress to besides their chunks (toc.Format.Room).
+	decodeRoom = 4 << 10
+
 	// zstdWindow is the most history that fs/toc lets a zstd frame have.
 	zstdWindow = 32 << 20
 )
@@ -39,11 +41,20 @@ type job struct {
 // whole reports whether the span is fetched by jobs.
 func (s *span) whole() bool { return s.longest <= wholeStream && s.deepest <= wholeData }
 
+// jobMemory returns the bytes that a job of the span holds at most.
+func (s *span) jobMemory() int64 {
+	return bufferSize(max(min(s.size, jobSize), s.longest)) + bufferSize(s.deepest+decodeRoom)
+}
+
+// jobs returns how many jobs of a flight over the span there may be at once: one of many takes a quarter of the memory limit at most.
+func (l *Layer) jobs(s span) int64 {
+	return min(max(l.scheduler.limit/4/s.jobMemory(), 1), jobsAtOnce, s.size/jobSize+1)
+}
+
 // memory returns the bytes that a flight over the span holds.
 func (l *Layer) memory(s span) int64 {
 	if s.whole() {
-		jobs := min(jobsAtOnce, s.size/jobSize+1)
-		return jobs * (bufferSize(max(min(s.size, jobSize), s.longest)) + bufferSize(s.largest))
+		return l.jobs(s) * s.jobMemory()
 	}
 	n := bufferSize(s.largest) + rangeOverhead
 	if l.format == toc.ZstdChunked {
@@ -96,16 +107,32 @@ func (w *worker) do(j job) error {
 		w.busy += time.Since(start)
 	}()
 	data := (*j.buf)[:j.size]
-	buf := w.scheduler.buffers.get(w.f.largest)
-	defer w.scheduler.buffers.put(buf)
-	return w.streams(j.want, func(c cache.Chunk, want []*pending) error {
-		src := data[c.BlobOffset-j.off:][:c.BlobSize]
-		rest, why, err := w.stream(bytes.NewReader(src), want, *buf)
-		if why != nil {
-			w.reject(rest, why)
-		}
-		return err
+	return w.streams(j.want, func(first cache.Chunk, want []*pending) error {
+		return w.decode(data[first.BlobOffset-j.off:][:first.BlobSize], want)
 	})
+}
+
+// decode decodes the stream src, once for all chunks of want, and stores them.
+func (w *worker) decode(src []byte, want []*pending) error {
+	last := w.store.Chunk(want[len(want)-1].chunk)
+	least := int(last.InnerOffset + last.Size)
+	buf := w.scheduler.buffers.get(int64(w.format.Room(src, least)))
+	defer w.scheduler.buffers.put(buf)
+	n, why := w.format.Decode(*buf, src, least)
+	for i, p := range want {
+		if w.f.ctx.Err() != nil {
+			return context.Cause(w.f.ctx)
+		}
+		c := w.store.Chunk(p.chunk)
+		if c.InnerOffset+c.Size > int64(n) {
+			w.reject(want[i:], why)
+			return nil
+		}
+		if err := w.keep(p, c, (*buf)[c.InnerOffset:][:c.Size]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bringStreams decodes streams as they come in, one after another.

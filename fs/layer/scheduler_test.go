@@ -193,7 +193,8 @@ func TestGateTrickle(t *testing.T) {
 
 func TestBufferSize(t *testing.T) {
 	for _, tt := range []struct{ n, want int64 }{
-		{1, 64 << 10}, {64 << 10, 64 << 10}, {64<<10 + 1, 128 << 10}, {4 << 20, 4 << 20}, {8 << 20, 8 << 20}, {8<<20 + 1, 8<<20 + 1},
+		{1, 64<<10 + bufferSlack}, {64 << 10, 64<<10 + bufferSlack}, {64<<10 + bufferSlack + 1, 128<<10 + bufferSlack},
+		{4<<20 + decodeRoom, 4<<20 + bufferSlack}, {8<<20 + bufferSlack, 8<<20 + bufferSlack}, {8<<20 + bufferSlack + 1, 8<<20 + bufferSlack + 1},
 	} {
 		b := newBuffers()
 		if got := bufferSize(tt.n); got != tt.want || int64(len(*b.get(tt.n))) != tt.want {
