@@ -127,6 +127,7 @@ type fake struct {
 	mu       sync.Mutex
 	requests []request
 	open     int // bodies
+	link     Link
 
 	distrusted []string // hosts, each time one is
 }
@@ -139,6 +140,12 @@ type request struct {
 func (q request) end() int64 { return q.off + q.size }
 
 func (b *fake) Host() string { return "registry.test" }
+
+func (b *fake) Link() Link {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.link
+}
 
 func (b *fake) Distrust(host string) {
 	b.mu.Lock()

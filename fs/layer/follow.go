@@ -84,7 +84,7 @@ func (l *Layer) cursor(first int, missed bool) *cursor {
 		oldest = new(cursor)
 		t.list = append(t.list, oldest)
 	}
-	*oldest = cursor{next: first, front: first, window: readAhead, used: t.time}
+	*oldest = cursor{next: first, front: first, window: l.readAhead(), used: t.time}
 	return oldest
 }
 

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 )
@@ -31,14 +32,14 @@ func TestFollow(t *testing.T) {
 		ahead = append(ahead, end-c.BlobOffset-c.BlobSize)
 	}
 	noOverlap(t, h.blob.seen())
-	if first := ahead[0]; first <= 0 || first > readAhead {
-		t.Errorf("%d bytes are read ahead of a first read, want up to %d", first, readAhead)
+	if first := ahead[0]; first <= 0 || first > firstReadAhead {
+		t.Errorf("%d bytes are read ahead of a first read, want up to %d", first, firstReadAhead)
 	}
 	if got := max(ahead[20], ahead[30]); got < 8<<20 {
 		t.Errorf("the window is %d bytes after 8 MiB of reading: %v", got, ahead)
 	}
 	for _, q := range h.blob.seen() {
-		if q.size > aheadRange+readAhead {
+		if q.size > aheadRange+firstReadAhead {
 			t.Errorf("range of %d bytes", q.size)
 		}
 	}
@@ -65,7 +66,7 @@ func TestFollowRandom(t *testing.T) {
 		}
 		brought += q.size
 	}
-	if brought > asked+8*readAhead {
+	if brought > asked+8*firstReadAhead {
 		t.Errorf("%d bytes were brought, %d asked for", brought, asked)
 	}
 }
@@ -88,5 +89,29 @@ func TestFollowTwo(t *testing.T) {
 	got := make([]byte, len(h.want))
 	if _, err := h.Store().ReadAt(got, 0); err != nil || !bytes.Equal(got, h.want) {
 		t.Errorf("wrong bytes, error %v", err)
+	}
+}
+
+// What a single read brings besides is what the link brings in a round trip.
+func TestReadAheadOfLink(t *testing.T) {
+	for name, tt := range map[string]struct {
+		link Link
+		want int64
+	}{
+		"not known":       {Link{}, firstReadAhead},
+		"near and slow":   {Link{time.Millisecond, 10e6}, minReadAhead},
+		"20 ms, 100 MB/s": {Link{20 * time.Millisecond, 100e6}, 2e6},
+		"far and fast":    {Link{200 * time.Millisecond, 1e9}, maxReadAhead},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, longLayer(), nil)
+			h.blob.link = tt.link
+			c := h.Store().Chunk(3)
+			h.mustCheck(c.DataOffset, 10)
+			q := h.blob.seen()
+			if got := q[0].size; len(q) != 1 || got > max(tt.want, c.BlobSize) || got <= tt.want-c.BlobSize {
+				t.Errorf("asked for %v, want one request of %d bytes, less than a chunk less", q, tt.want)
+			}
+		})
 	}
 }

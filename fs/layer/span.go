@@ -6,10 +6,12 @@ import "github.com/sluice-snapshotter/sluice/cache"
 const (
 	demandRange = 4 << 20 // the longest range for chunks that a reader waits for; more of them make several ranges
 
-	// readAhead is how far a demand range is extended over the chunks that follow: about what 50 MB/s bring in one
-	// round trip of 20 ms, so that the neighbours (of a file, or of a directory of small files) cost a reader no more
-	// than asking for them would.
-	readAhead = 1 << 20
+	// A demand range is extended over the chunks that follow by what the link brings in one round trip, so that the neighbours
+	// (of a file, or of a directory of small files) cost a reader no more than asking for them would. As long as nothing is known
+	// of the link it is firstReadAhead: that of 50 MB/s and 20 ms.
+	firstReadAhead = 1 << 20
+	minReadAhead   = 256 << 10
+	maxReadAhead   = 4 << 20
 
 	// readAheadData is the most bytes that a read-ahead may become, which is what decoding and the disk have to do with it: 1 MiB of
 	// zeros is 1 GiB.
@@ -78,6 +80,15 @@ func (l *Layer) spans(chunks []int, limit int64) []span {
 	return out
 }
 
+// readAhead returns how many compressed bytes to fetch behind what a reader asks for.
+func (l *Layer) readAhead() int64 {
+	link := l.blob.Link()
+	if link.RTT == 0 || link.Rate == 0 {
+		return firstReadAhead
+	}
+	return min(max(int64(link.RTT.Seconds()*link.Rate), minReadAhead), maxReadAhead)
+}
+
 // wanted returns which chunks to fetch for a reader of chunks [first, end): those of them that are missing, before them
 // the missing chunks that lie earlier in the same stream and must be decoded anyway, after them a read-ahead.
 func (l *Layer) wanted(first, end int) []int {
@@ -99,10 +110,10 @@ func (l *Layer) wanted(first, end int) []int {
 	}
 	spans := l.spans(chunks, demandRange)
 	last := spans[len(spans)-1]
-	ahead := int64(0)
+	ahead, limit := int64(0), l.readAhead()
 	for i := end; i < l.store.NumChunks() && !l.store.Has(i); i++ {
 		c := l.store.Chunk(i)
-		if ahead += c.Size; ahead > readAheadData || !last.add(i, c, readAhead) {
+		if ahead += c.Size; ahead > readAheadData || !last.add(i, c, limit) {
 			break
 		}
 		chunks = append(chunks, i)
