@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/fs/metadata"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // Source says which layer is meant, and what is known about it. Ref and Digest are required.
@@ -19,6 +20,8 @@ type Source struct {
 	Manifest  digest.Digest // of the image's manifest; "" if not known
 	TOCDigest digest.Digest // from a label; "" if not known
 	Size      int64         // bytes of the blob; 0 if not known
+
+	place toc.Place // of the TOC, where a manifest has told it
 }
 
 // mounted is a layer that the kernel sees.

@@ -89,6 +89,7 @@ func (f *FS) open(ctx context.Context, src Source) (*layer.Layer, *sources, erro
 		Blob:      places,
 		BlobSize:  src.Size,
 		TOCDigest: src.TOCDigest,
+		TOCPlace:  src.place,
 		Observer:  f.observer(ctx, src),
 	})
 	return l, places, err
@@ -154,7 +155,9 @@ func (f *FS) resolve(ctx context.Context, src Source) (Source, error) {
 func (src Source) from(m ocispec.Manifest) (Source, error) {
 	for _, desc := range m.Layers {
 		if desc.Digest == src.Digest {
-			return src.with(tocDigest(desc.Annotations), desc.Size)
+			d, place := toc.Annotated(desc.Annotations)
+			src.place = place
+			return src.with(d, desc.Size)
 		}
 	}
 	return src, fmt.Errorf("manifest %s has no such layer", src.Manifest)
@@ -175,14 +178,6 @@ func (src Source) with(d digest.Digest, size int64) (Source, error) {
 	return src, nil
 }
 
-// tocDigest is the TOC digest that a layer's annotations name, "" if none.
-func tocDigest(annotations map[string]string) digest.Digest {
-	if d := annotations[toc.TOCDigestAnnotation]; d != "" {
-		return digest.Digest(d)
-	}
-	return digest.Digest(annotations[toc.ZstdChecksumAnnotation])
-}
-
 // openSiblings brings the other lazy layers of an image into the store, in the background. One that fails will say so
 // when it is mounted itself.
 func (f *FS) openSiblings(ctx context.Context, m ocispec.Manifest, src Source) {
@@ -190,12 +185,12 @@ func (f *FS) openSiblings(ctx context.Context, m ocispec.Manifest, src Source) {
 		var group errgroup.Group
 		group.SetLimit(siblingsAtOnce)
 		for _, desc := range m.Layers {
-			d := tocDigest(desc.Annotations)
+			d, place := toc.Annotated(desc.Annotations)
 			if d == "" || desc.Digest == src.Digest {
 				continue
 			}
 			group.Go(func() error {
-				sibling := Source{Ref: src.Ref, Digest: desc.Digest, TOCDigest: d, Size: desc.Size}
+				sibling := Source{Ref: src.Ref, Digest: desc.Digest, TOCDigest: d, Size: desc.Size, place: place}
 				if _, err := f.bring(ctx, sibling); err != nil {
 					log.G(ctx).WithError(err).WithField("layer", desc.Digest).Debug("open a layer ahead of its turn")
 				}

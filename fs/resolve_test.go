@@ -213,23 +213,6 @@ func TestWait(t *testing.T) {
 	})
 }
 
-func TestTOCDigest(t *testing.T) {
-	for _, c := range []struct {
-		name        string
-		annotations map[string]string
-		want        digest.Digest
-	}{
-		{"none", nil, ""},
-		{"estargz", map[string]string{toc.TOCDigestAnnotation: "a"}, "a"},
-		{"zstd:chunked by podman", map[string]string{toc.ZstdChecksumAnnotation: "b"}, "b"},
-		{"both", map[string]string{toc.TOCDigestAnnotation: "a", toc.ZstdChecksumAnnotation: "b"}, "a"},
-	} {
-		if got := tocDigest(c.annotations); got != c.want {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
-		}
-	}
-}
-
 func TestManifestsForgetTheOldest(t *testing.T) {
 	var m manifests
 	name := func(i int) digest.Digest { return digest.FromString(string(rune('a' + i))) }

@@ -45,6 +45,7 @@ func layOut(ctx context.Context, o Options) (*creation, error) {
 		return c, err
 	}
 	o.Blob.Distrust(o.Blob.Host())
+	o.TOCPlace = toc.Place{} // which may be what is wrong
 	if c, again := layOutOnce(r, o); again == nil || errors.As(again, &refused) {
 		return c, again
 	}
@@ -53,7 +54,7 @@ func layOut(ctx context.Context, o Options) (*creation, error) {
 
 // layOutOnce returns a creation that the caller ends.
 func layOutOnce(r *blobReader, o Options) (*creation, error) {
-	raw, err := toc.Fetch(r, o.BlobSize, o.TOCDigest)
+	raw, err := toc.Fetch(r, toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace})
 	if err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}

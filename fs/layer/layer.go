@@ -35,6 +35,7 @@ type Options struct {
 	Blob      Blob
 	BlobSize  int64         // bytes; needed only where the store does not have the layer
 	TOCDigest digest.Digest // "" if not known: then only a layer that the store has can be opened
+	TOCPlace  toc.Place     // where the image's manifest says that the TOC lies; zero: not said
 	Observer  Observer
 }
 
