@@ -95,18 +95,18 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	if src, err = f.bring(bringing, src); err != nil {
 		return nil, err
 	}
-	l, places, err := f.open(ctx, src)
+	l, err := f.openMounted(ctx, src)
 	if err != nil {
 		return nil, err
 	}
-	sh, err := newShown(ctx, src.Ref, l)
+	sh, err := newShown(ctx, src.Ref, l.Layer)
 	if errors.Is(err, metadata.ErrCorrupt) { // the next attempt fetches it again
 		err = errors.Join(err, f.opts.Store.Remove(src.Digest))
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	m := &mounted{src: src, places: places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
+	m := &mounted{src: src, places: l.places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
 	m.ways.unmount, m.ways.logger = f.unmountWay, sh.logger
 	f.server.show(sh)
 	if err := f.show(ctx, m); err != nil {

@@ -68,18 +68,19 @@ func (f *FS) create(ctx context.Context, src Source) error {
 			return err
 		}
 	}
-	l, _, err := f.open(ctx, src)
+	l, err := f.open(ctx, src)
 	if err != nil {
 		return err
 	}
-	return l.Close()
+	f.keepAhead(ctx, l)
+	return nil
 }
 
 // open opens the layer, without the network if the store has it.
-func (f *FS) open(ctx context.Context, src Source) (*layer.Layer, *sources, error) {
+func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 	places := new(sources)
 	if err := f.addSource(places, src); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	l, err := layer.Open(ctx, layer.Options{
 		Ref:       src.Ref,
@@ -92,7 +93,10 @@ func (f *FS) open(ctx context.Context, src Source) (*layer.Layer, *sources, erro
 		TOCPlace:  src.place,
 		Observer:  f.observer(ctx, src),
 	})
-	return l, places, err
+	if err != nil {
+		return nil, err
+	}
+	return &openLayer{l, places}, nil
 }
 
 func (f *FS) addSource(places *sources, src Source) error {

@@ -20,19 +20,21 @@ type creation struct {
 	memory    int64
 	info      cache.Info
 	layout    *toc.Layout
+	tail      *tail
 }
 
-// create brings a layer into the store by its TOC.
-func create(ctx context.Context, o Options) (*cache.Layer, error) {
+// create brings a layer into the store by its TOC, and returns what else of the blob has come.
+func create(ctx context.Context, o Options) (*cache.Layer, *tail, error) {
 	if o.TOCDigest == "" {
-		return nil, ErrNoTOC
+		return nil, nil, ErrNoTOC
 	}
 	c, err := layOut(ctx, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer c.end()
-	return o.Store.Create(o.Digest, c.info, c.write)
+	store, err := o.Store.Create(o.Digest, c.info, c.write)
+	return store, c.tail, err
 }
 
 // layOut reads a TOC and lays it out, and once more, from another host if there is one, if what came is not what the
@@ -59,6 +61,7 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
 	c := &creation{scheduler: o.Scheduler, memory: raw.Size() * layoutMemory}
+	c.tail = &tail{Blob: o.Blob, offset: raw.Tail.Offset, bytes: raw.Tail.Bytes}
 	if err := c.begin(r.ctx); err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
@@ -95,10 +98,11 @@ func (c *creation) end() {
 
 // write is what the store has its files from.
 func (c *creation) write(meta *os.File, add func(cache.Chunk) error) error {
-	for _, chunk := range c.layout.Chunks {
+	for i, chunk := range c.layout.Chunks {
 		if err := add(cache.Chunk(chunk)); err != nil {
 			return err
 		}
+		c.tail.see(i, &chunk)
 	}
 	c.layout.Chunks = nil // to make room for what the image takes
 	return c.layout.WriteMetadata(meta)

@@ -47,6 +47,7 @@ type Layer struct {
 	blob      Blob
 	format    toc.Format
 	observer  Observer
+	tail      chan struct{} // see TailStored
 
 	// life ends when the layer is closed. Calls hold alive for reading, so Close waits for them, and flights begin only
 	// under it.
@@ -70,7 +71,7 @@ type Status struct {
 	Err      error  // why the range that ended last is not all in the store; nil if it is
 }
 
-func newLayer(ctx context.Context, o Options, store *cache.Layer) *Layer {
+func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Layer {
 	l := &Layer{
 		ref:       o.Ref,
 		store:     store,
@@ -78,9 +79,11 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer) *Layer {
 		blob:      o.Blob,
 		format:    toc.Format(store.Info().Format),
 		observer:  o.Observer,
+		tail:      make(chan struct{}),
 		pending:   make(map[int]*pending),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.keepTail(t)
 	return l
 }
 

@@ -22,6 +22,9 @@ type SchedulerOptions struct {
 	// images; 0 means 256 MiB.
 	MemoryLimit int64
 	Concurrency int // ranges under way; 0 means 16
+	// TailMemory is bytes of the ends of blobs, which come along with TOCs, until their contents are stored. What has no room is fetched
+	// again when it is needed. 0 means an eighth of MemoryLimit, less than 0 none.
+	TailMemory int64
 }
 
 // Scheduler decides which range is fetched next. One serves all layers of a node.
@@ -36,6 +39,7 @@ type Scheduler struct {
 	cores   *gate // who decodes; a range that waits for the network is not inside. Background takes half: containers start meanwhile
 	buffers *buffers
 	layouts *gate // TOCs that are made into metadata images
+	tails   tailBudget
 	heap    heap
 }
 
@@ -46,6 +50,9 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = defaultConcurrency
+	}
+	if o.TailMemory == 0 {
+		o.TailMemory = o.MemoryLimit / 8
 	}
 	n, m := o.Concurrency, o.MemoryLimit
 	cores := runtime.GOMAXPROCS(0)
@@ -65,7 +72,8 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			places: [priorities]int{cores, cores, cores}, // they use no more than that, and more would only take memory
 			bytes:  [priorities]int64{m, m, m},
 		},
-		heap: heap{free: debug.FreeOSMemory},
+		tails: tailBudget{left: o.TailMemory},
+		heap:  heap{free: debug.FreeOSMemory},
 	}
 }
 
