@@ -22,6 +22,7 @@ type Source struct {
 	Size      int64         // bytes of the blob; 0 if not known
 
 	place toc.Place // of the TOC, where a manifest has told it
+	whole bool      // to be fetched at once, by its manifest
 }
 
 // mounted is a layer that the kernel sees.

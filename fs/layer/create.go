@@ -56,7 +56,7 @@ func layOut(ctx context.Context, o Options) (*creation, error) {
 
 // layOutOnce returns a creation that the caller ends.
 func layOutOnce(r *blobReader, o Options) (*creation, error) {
-	raw, err := toc.Fetch(r, toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace})
+	raw, err := fetchTOC(r, o)
 	if err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
@@ -78,6 +78,15 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 		PrefetchChunks: c.layout.PrefetchChunks,
 	}
 	return c, nil
+}
+
+// fetchTOC fetches a TOC as one more range under way, so that background leaves the link to it.
+func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
+	if err := o.Scheduler.ranges.enter(r.ctx, Prefetch, toc.TailSize); err != nil {
+		return nil, err
+	}
+	defer o.Scheduler.ranges.leave(Prefetch, toc.TailSize)
+	return toc.Fetch(r, toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace, Whole: o.Whole})
 }
 
 // begin waits until there is memory for one more TOC.

@@ -36,6 +36,7 @@ type Options struct {
 	BlobSize  int64         // bytes; needed only where the store does not have the layer
 	TOCDigest digest.Digest // "" if not known: then only a layer that the store has can be opened
 	TOCPlace  toc.Place     // where the image's manifest says that the TOC lies; zero: not said
+	Whole     bool          // fetch all of the blob along with its TOC, if it is small
 	Observer  Observer
 }
 

@@ -38,7 +38,7 @@ type Scheduler struct {
 	ranges  *gate
 	cores   *gate // who decodes; a range that waits for the network is not inside. Background takes half: containers start meanwhile
 	buffers *buffers
-	layouts *gate // TOCs that are made into metadata images
+	layouts *gate // TOCs that are made into metadata images, and tails
 	tails   tailBudget
 	heap    heap
 }
@@ -69,7 +69,8 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 		},
 		buffers: newBuffers(),
 		layouts: &gate{
-			places: [priorities]int{cores, cores, cores}, // they use no more than that, and more would only take memory
+			// TOCs use no more than that, and more would only take memory. Background, the contents that came along, gives way to them.
+			places: [priorities]int{Background: 1, Prefetch: cores, Demand: cores},
 			bytes:  [priorities]int64{m, m, m},
 		},
 		tails: tailBudget{left: o.TailMemory},

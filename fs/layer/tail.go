@@ -122,16 +122,24 @@ func (l *Layer) storeTail(t *tail) {
 		for n < len(rest) && follows(l.store.Chunk(rest[n-1]), l.store.Chunk(rest[n])) {
 			n++
 		}
-		if err := l.scheduler.cores.enter(l.life, Background, 0); err != nil {
-			return
-		}
-		err := l.storeStream(t, rest[:n], *buf)
-		l.scheduler.cores.leave(Background, 0)
-		if err != nil {
+		if err := l.scheduler.leisurely(l.life, func() error { return l.storeStream(t, rest[:n], *buf) }); err != nil {
 			return
 		}
 		rest = rest[n:]
 	}
+}
+
+// leisurely calls f when no TOC is waiting to be laid out, which a pull waits for, and background may decode.
+func (s *Scheduler) leisurely(ctx context.Context, f func() error) error {
+	if err := s.layouts.enter(ctx, Background, 0); err != nil {
+		return err
+	}
+	defer s.layouts.leave(Background, 0)
+	if err := s.cores.enter(ctx, Background, 0); err != nil {
+		return err
+	}
+	defer s.cores.leave(Background, 0)
+	return f()
 }
 
 // follows reports whether b comes after a in the same stream.

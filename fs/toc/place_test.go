@@ -185,3 +185,25 @@ func TestHoles(t *testing.T) {
 		}
 	}
 }
+
+// TestFetchWhole reads all of a small blob that is wanted whole, and no more of a large one than else.
+func TestFetchWhole(t *testing.T) {
+	for _, payload := range []int{100, 500 << 10, 3 << 20} {
+		bothFormats(t, func(t *testing.T, f Format) {
+			b := packJSON(t, f, make([]byte, payload), entriesJSON(5))
+			size := int64(len(b.bytes))
+			r := &countingReader{bytes: b.bytes}
+			raw, err := Fetch(r, Wanted{BlobSize: size, Digest: b.toc, Whole: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := [2]int64{0, size}
+			if size > TailSize {
+				want = [2]int64{size - tailSize(size), tailSize(size)}
+			}
+			if len(r.reads) != 1 || r.reads[0] != want || raw.Tail.Offset != want[0] {
+				t.Errorf("read %v of %d, want %v", r.reads, size, want)
+			}
+		})
+	}
+}

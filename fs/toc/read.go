@@ -13,6 +13,7 @@ type Wanted struct {
 	BlobSize int64         // bytes of the whole blob
 	Digest   digest.Digest // that the manifest names: of the TOC's JSON, or, for zstd:chunked, of the TOC as compressed
 	Place    Place         // as the manifest names it; one that cannot be is not used
+	Whole    bool          // read all of the blob, for the contents: it is a small one
 }
 
 // Raw is a TOC as it lies in its blob: compressed, and nothing of it looked at but the footer.
@@ -26,7 +27,7 @@ type Raw struct {
 }
 
 // Fetch reads the TOC from the end of the blob r. If its place is known, that is one ReadAt of nothing else. If not, it is one
-// of the last TailSize bytes, which have the footer, and one more for the part of the TOC before them if there is any.
+// of the last bytes, TailSize at most, which have the footer, and one more for the part of the TOC before them if there is any.
 //
 // The error is ErrFormat if the blob has no footer.
 func Fetch(r io.ReaderAt, w Wanted) (*Raw, error) {
@@ -34,7 +35,7 @@ func Fetch(r io.ReaderAt, w Wanted) (*Raw, error) {
 		return nil, err
 	}
 	f, known := w.Place.footer(w.BlobSize)
-	t, err := readTail(r, w.BlobSize, f)
+	t, err := w.readTail(r, f)
 	if err != nil {
 		return nil, fmt.Errorf("read tail: %w", err)
 	}

@@ -24,22 +24,25 @@ func tailSize(blob int64) int64 {
 	return max(0, min(blob, max(blob/tailShare, minTailSize), TailSize))
 }
 
-// readTail reads the tail of a blob of size bytes. Where f is known it is the TOC, and in a small blob all that is before it.
-func readTail(r io.ReaderAt, size int64, f footer) (Tail, error) {
-	end := max(0, size)
+// readTail reads the tail of a blob. Where f is known it is the TOC, and in a small blob all that is before it.
+func (w Wanted) readTail(r io.ReaderAt, f footer) (Tail, error) {
+	end := max(0, w.BlobSize)
 	if f.tocSize > 0 {
 		end = f.tocOffset + f.tocSize
 	}
-	n := tailSize(size)
-	if f.tocSize > 0 && size > minTailSize {
+	n := end
+	switch {
+	case w.Whole && w.BlobSize <= TailSize:
+	case f.tocSize > 0 && w.BlobSize > minTailSize:
 		n = f.tocSize
+	default:
+		n = min(tailSize(w.BlobSize), end)
 	}
-	n = min(n, end)
 	t := Tail{Offset: end - n, Bytes: make([]byte, n)}
 	return t, readFull(r, t.Bytes, t.Offset)
 }
 
-// payload is what of the tail is contents of files, or lies between them.
+// payloadpayload is what of the tail is contents of files, or lies between them.
 func (t Tail) payload(f footer) Tail {
 	t.Bytes = t.Bytes[:max(0, f.payloadSize-t.Offset)]
 	return t
