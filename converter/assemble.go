@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/stargz-snapshotter/estargz"
-	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -144,7 +143,7 @@ func (c *conversion) rewriteConfig(m *image.Manifest) (ocispec.Descriptor, []byt
 // stale are the annotations that describe a blob's lazy format: they do not survive the blob.
 var stale = []string{
 	estargz.TOCJSONDigestAnnotation, estargz.StoreUncompressedSizeAnnotation,
-	zstdchunked.ManifestChecksumAnnotation, zstdchunked.ManifestPositionAnnotation,
+	toc.ZstdChecksumAnnotation, toc.ZstdPositionAnnotation, toc.PodmanChecksumAnnotation, toc.PodmanPositionAnnotation,
 	"io.github.containers.zstd-chunked.tarsplit-position", "io.github.containers.zstd-chunked.tarsplit-checksum",
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/containerd/stargz-snapshotter/estargz"
-	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -14,10 +12,8 @@ import (
 
 // TOCDigest is the digest of a layer's TOC as its descriptor is annotated, "" for a layer that is not lazy.
 func TOCDigest(desc ocispec.Descriptor) digest.Digest {
-	if d := desc.Annotations[estargz.TOCJSONDigestAnnotation]; d != "" {
-		return digest.Digest(d)
-	}
-	return digest.Digest(desc.Annotations[zstdchunked.ManifestChecksumAnnotation])
+	d, _ := toc.Annotated(desc.Annotations)
+	return d
 }
 
 // reuse keeps a layer whose TOC is what its annotation says. One whose is not gets converted: its contents are

@@ -131,6 +131,7 @@ type FS struct {
 	tasks     tasks
 	manifests manifests
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
+	ahead     ahead
 
 	closing  sync.Once
 	closeErr error

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/fs/metadata"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // Source says which layer is meant, and what is known about it. Ref and Digest are required.
@@ -19,6 +20,9 @@ type Source struct {
 	Manifest  digest.Digest // of the image's manifest; "" if not known
 	TOCDigest digest.Digest // from a label; "" if not known
 	Size      int64         // bytes of the blob; 0 if not known
+
+	place toc.Place // of the TOC, where a manifest has told it
+	whole bool      // to be fetched at once, by its manifest
 }
 
 // mounted is a layer that the kernel sees.
@@ -92,18 +96,18 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	if src, err = f.bring(bringing, src); err != nil {
 		return nil, err
 	}
-	l, places, err := f.open(ctx, src)
+	l, err := f.openMounted(ctx, src)
 	if err != nil {
 		return nil, err
 	}
-	sh, err := newShown(ctx, src.Ref, l)
+	sh, err := newShown(ctx, src.Ref, l.Layer)
 	if errors.Is(err, metadata.ErrCorrupt) { // the next attempt fetches it again
 		err = errors.Join(err, f.opts.Store.Remove(src.Digest))
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	m := &mounted{src: src, places: places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
+	m := &mounted{src: src, places: l.places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
 	m.ways.unmount, m.ways.logger = f.unmountWay, sh.logger
 	f.server.show(sh)
 	if err := f.show(ctx, m); err != nil {

@@ -7,6 +7,7 @@ import (
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -213,23 +214,6 @@ func TestWait(t *testing.T) {
 	})
 }
 
-func TestTOCDigest(t *testing.T) {
-	for _, c := range []struct {
-		name        string
-		annotations map[string]string
-		want        digest.Digest
-	}{
-		{"none", nil, ""},
-		{"estargz", map[string]string{toc.TOCDigestAnnotation: "a"}, "a"},
-		{"zstd:chunked by podman", map[string]string{toc.ZstdChecksumAnnotation: "b"}, "b"},
-		{"both", map[string]string{toc.TOCDigestAnnotation: "a", toc.ZstdChecksumAnnotation: "b"}, "a"},
-	} {
-		if got := tocDigest(c.annotations); got != c.want {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
-		}
-	}
-}
-
 func TestManifestsForgetTheOldest(t *testing.T) {
 	var m manifests
 	name := func(i int) digest.Digest { return digest.FromString(string(rune('a' + i))) }
@@ -243,6 +227,31 @@ func TestManifestsForgetTheOldest(t *testing.T) {
 	for _, i := range []int{0, 2, maxManifests} {
 		if got, ok := m.find(name(i)); !ok || got.MediaType != string(name(i)) {
 			t.Errorf("manifest %d: %v", i, ok)
+		}
+	}
+}
+
+func TestWholeSize(t *testing.T) {
+	const k = 1 << 10
+	for _, c := range []struct {
+		sizes []int64
+		want  int64
+	}{
+		{nil, 0},
+		{[]int64{100 * k, 50 << 20, 900 * k}, 900 * k},
+		{[]int64{1025 * k}, 0},
+		{[]int64{-5}, -5},
+		{slices.Repeat([]int64{500 * k}, 4), 500 * k},
+		{append(slices.Repeat([]int64{500 * k}, 40), 10*k), 500*k - 1},
+		{[]int64{500 * k, 600 * k, 700 * k, 800 * k}, 700 * k},
+		{[]int64{1 << 20, 1<<63 - 1, 1<<63 - 1}, 1 << 20},
+	} {
+		var layers []ocispec.Descriptor
+		for _, n := range c.sizes {
+			layers = append(layers, ocispec.Descriptor{Size: n})
+		}
+		if got := wholeSize(layers); got != c.want {
+			t.Errorf("%v: %d, want %d", c.sizes, got, c.want)
 		}
 	}
 }

@@ -25,6 +25,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/remote"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
@@ -238,6 +239,9 @@ func tryNode(ctx context.Context, root string, o Options) (*node, error) {
 	o.StateDir, o.Store = filepath.Join(root, "state"), store
 	if o.Registry == nil {
 		o.Registry = testRegistry()
+	}
+	if o.Scheduler == nil { // small layers are to be fetched bit by bit
+		o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{TailMemory: -1})
 	}
 	f, err := New(ctx, o)
 	if err != nil {

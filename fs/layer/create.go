@@ -21,19 +21,21 @@ type creation struct {
 	turn      *entrant
 	info      cache.Info
 	layout    *toc.Layout
+	tail      *tail
 }
 
-// create brings a layer into the store by its TOC.
-func create(ctx context.Context, o Options) (*cache.Layer, error) {
+// create brings a layer into the store by its TOC, and returns what else of the blob has come.
+func create(ctx context.Context, o Options) (*cache.Layer, *tail, error) {
 	if o.TOCDigest == "" {
-		return nil, ErrNoTOC
+		return nil, nil, ErrNoTOC
 	}
 	c, err := layOut(ctx, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer c.end()
-	return o.Store.Create(o.Digest, c.info, c.write)
+	store, err := o.Store.Create(o.Digest, c.info, c.write)
+	return store, c.tail, err
 }
 
 // layOut reads a TOC and lays it out, and once more, from another host if there is one, if what came is not what the
@@ -46,6 +48,7 @@ func layOut(ctx context.Context, o Options) (*creation, error) {
 		return c, err
 	}
 	o.Blob.Distrust(o.Blob.Host())
+	o.TOCPlace = toc.Place{} // which may be what is wrong
 	if c, again := layOutOnce(r, o); again == nil || errors.As(again, &refused) {
 		return c, again
 	}
@@ -54,12 +57,13 @@ func layOut(ctx context.Context, o Options) (*creation, error) {
 
 // layOutOnce returns a creation that the caller ends.
 func layOutOnce(r *blobReader, o Options) (*creation, error) {
-	raw, err := toc.Fetch(r, o.BlobSize, o.TOCDigest)
+	raw, err := fetchTOC(r, o)
 	if err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
 	c := &creation{scheduler: o.Scheduler, memory: raw.Size() * layoutMemory}
 	c.turn = &entrant{priority: Demand, bytes: c.memory, image: o.Ref}
+	c.tail = &tail{Blob: o.Blob, offset: raw.Tail.Offset, bytes: raw.Tail.Bytes}
 	if err := c.begin(r.ctx); err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
@@ -76,6 +80,16 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 		PrefetchChunks: c.layout.PrefetchChunks,
 	}
 	return c, nil
+}
+
+// fetchTOC fetches a TOC as one more range under way, so that background leaves the link to it.
+func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
+	place := &entrant{priority: Prefetch, bytes: toc.TailSize, image: o.Ref}
+	if err := o.Scheduler.ranges.enter(r.ctx, place); err != nil {
+		return nil, err
+	}
+	defer o.Scheduler.ranges.leave(place)
+	return toc.Fetch(r, toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace, Whole: o.Whole})
 }
 
 // begin waits until there is memory for one more TOC.
@@ -96,10 +110,11 @@ func (c *creation) end() {
 
 // write is what the store has its files from.
 func (c *creation) write(meta *os.File, add func(cache.Chunk) error) error {
-	for _, chunk := range c.layout.Chunks {
+	for i, chunk := range c.layout.Chunks {
 		if err := add(cache.Chunk(chunk)); err != nil {
 			return err
 		}
+		c.tail.see(i, &chunk)
 	}
 	c.layout.Chunks = nil // to make room for what the image takes
 	return c.layout.WriteMetadata(meta)

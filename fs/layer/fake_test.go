@@ -264,7 +264,7 @@ func newStore(t testing.TB) *cache.Store {
 
 func (f fixture) options(t testing.TB, s *cache.Store) Options {
 	return Options{
-		Ref: "registry.test/app:1", Digest: f.digest, Store: s, Scheduler: NewScheduler(SchedulerOptions{}),
+		Ref: "registry.test/app:1", Digest: f.digest, Store: s, Scheduler: NewScheduler(SchedulerOptions{TailMemory: -1}),
 		Blob: &fake{t: t, data: f.blob}, BlobSize: int64(len(f.blob)), TOCDigest: f.toc,
 	}
 }

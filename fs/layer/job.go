@@ -114,25 +114,40 @@ func (w *worker) do(j job) error {
 
 // decode decodes the stream src, once for all chunks of want, and stores them.
 func (w *worker) decode(src []byte, want []*pending) error {
-	last := w.store.Chunk(want[len(want)-1].chunk)
-	least := int(last.InnerOffset + last.Size)
-	buf := w.scheduler.buffers.get(int64(w.format.Room(src, least)))
-	defer w.scheduler.buffers.put(buf)
-	n, why := w.format.Decode(*buf, src, least)
+	chunks := make([]int, len(want))
 	for i, p := range want {
+		chunks[i] = p.chunk
+	}
+	n, why, err := w.unpack(src, chunks, func(i int, data []byte) error {
 		if w.f.ctx.Err() != nil {
 			return context.Cause(w.f.ctx)
 		}
-		c := w.store.Chunk(p.chunk)
-		if c.InnerOffset+c.Size > int64(n) {
-			w.reject(want[i:], why)
-			return nil
+		return w.keep(want[i], w.store.Chunk(chunks[i]), data)
+	})
+	if why != nil {
+		w.reject(want[n:], why)
+	}
+	return err
+}
+
+// unpack decodes the stream src and gives the bytes of chunks, which follow each other in it, to take, whose error ends it. It
+// returns how many it could decode, and why not more.
+func (l *Layer) unpack(src []byte, chunks []int, take func(i int, data []byte) error) (n int, why, err error) {
+	last := l.store.Chunk(chunks[len(chunks)-1])
+	least := int(last.InnerOffset + last.Size)
+	buf := l.scheduler.buffers.get(int64(l.format.Room(src, least)))
+	defer l.scheduler.buffers.put(buf)
+	have, why := l.format.Decode(*buf, src, least)
+	for i, chunk := range chunks {
+		c := l.store.Chunk(chunk)
+		if c.InnerOffset+c.Size > int64(have) {
+			return i, why, nil
 		}
-		if err := w.keep(p, c, (*buf)[c.InnerOffset:][:c.Size]); err != nil {
-			return err
+		if err := take(i, (*buf)[c.InnerOffset:][:c.Size]); err != nil {
+			return i, nil, err
 		}
 	}
-	return nil
+	return len(chunks), nil, nil
 }
 
 // bringStreams decodes streams as they come in, one after another.

@@ -43,6 +43,8 @@ type Options struct {
 	Blob      Blob
 	BlobSize  int64         // bytes; needed only where the store does not have the layer
 	TOCDigest digest.Digest // "" if not known: then only a layer that the store has can be opened
+	TOCPlace  toc.Place     // where the image's manifest says that the TOC lies; zero: not said
+	Whole     bool          // fetch all of the blob along with its TOC, if it is small
 	Observer  Observer
 }
 
@@ -54,6 +56,7 @@ type Layer struct {
 	blob      Blob
 	format    toc.Format
 	observer  Observer
+	tail      chan struct{} // see TailStored
 
 	// life ends when the layer is closed. Calls hold alive for reading, so Close waits for them, and flights begin only
 	// under it.
@@ -79,7 +82,7 @@ type Status struct {
 	Err      error  // why the range that ended last is not all in the store; nil if it is
 }
 
-func newLayer(ctx context.Context, o Options, store *cache.Layer) *Layer {
+func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Layer {
 	l := &Layer{
 		ref:       o.Ref,
 		store:     store,
@@ -87,9 +90,11 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer) *Layer {
 		blob:      o.Blob,
 		format:    toc.Format(store.Info().Format),
 		observer:  o.Observer,
+		tail:      make(chan struct{}),
 		pending:   make(map[int]*pending),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.keepTail(t)
 	return l
 }
 

@@ -15,28 +15,29 @@ import (
 var ErrNoTOC = errors.New("TOC digest is not known")
 
 // Open opens a layer: from the store without the network, else by its TOC, which it fetches from the end of the blob
-// and checks. The caller closes the layer.
+// and checks. What comes along with the TOC is stored in the background. The caller closes the layer.
 func Open(ctx context.Context, o Options) (*Layer, error) {
-	store, err := openStored(ctx, o)
+	store, t, err := openStored(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("open %s layer %s: %w", o.Ref, o.Digest, err)
 	}
-	return newLayer(ctx, o, store), nil
+	return newLayer(ctx, o, store, t), nil
 }
 
-func openStored(ctx context.Context, o Options) (*cache.Layer, error) {
+func openStored(ctx context.Context, o Options) (*cache.Layer, *tail, error) {
+	var t *tail
 	store, err := o.Store.Get(o.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
-		store, err = create(ctx, o)
+		store, t, err = create(ctx, o)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if have := store.Info().TOCDigest; o.TOCDigest != "" && have != o.TOCDigest {
-		return nil, errors.Join(
+		return nil, nil, errors.Join(
 			fmt.Errorf("layer in the store was made from TOC %s, the image names TOC %s", have, o.TOCDigest), store.Close())
 	}
-	return store, nil
+	return store, t, nil
 }
 
 // blobReader reads a blob for one call, whose context it carries.

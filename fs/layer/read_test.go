@@ -173,7 +173,7 @@ func TestLastReaderLeaves(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := open(t, testLayer(), func(o *Options) {
-					o.Scheduler = NewScheduler(SchedulerOptions{Concurrency: concurrency})
+					o.Scheduler = NewScheduler(SchedulerOptions{Concurrency: concurrency, TailMemory: -1})
 				})
 				a, _ := h.place(bigFile)
 				b, _ := h.place("lib/zeros")

@@ -22,6 +22,9 @@ type SchedulerOptions struct {
 	// images; 0 means 256 MiB.
 	MemoryLimit int64
 	Concurrency int // ranges under way; 0 means 16
+	// TailMemory is bytes of the ends of blobs, which come along with TOCs, until their contents are stored. What has no room is fetched
+	// again when it is needed. 0 means an eighth of MemoryLimit, less than 0 none.
+	TailMemory int64
 }
 
 // Scheduler decides which range is fetched next. One serves all layers of a node.
@@ -37,7 +40,8 @@ type Scheduler struct {
 	pilot   pilot
 	cores   *gate // who decodes; a range that waits for the network is not inside. Background takes half: containers start meanwhile
 	buffers *buffers
-	layouts *gate // TOCs that are made into metadata images
+	layouts *gate // TOCs that are made into metadata images, and tails
+	tails   tailBudget
 	heap    heap
 }
 
@@ -48,6 +52,9 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 	}
 	if o.Concurrency <= 0 {
 		o.Concurrency = defaultConcurrency
+	}
+	if o.TailMemory == 0 {
+		o.TailMemory = o.MemoryLimit / 8
 	}
 	n, m := o.Concurrency, o.MemoryLimit
 	cores := runtime.GOMAXPROCS(0)
@@ -65,10 +72,12 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 		},
 		buffers: newBuffers(),
 		layouts: &gate{
-			places: [priorities]int{cores, cores, cores}, // they use no more than that, and more would only take memory
+			// TOCs use no more than that, and more would only take memory. Background, the contents that came along, gives way to them.
+			places: [priorities]int{Background: 1, Prefetch: cores, Demand: cores},
 			bytes:  [priorities]int64{m, m, m},
 		},
-		heap: heap{free: debug.FreeOSMemory},
+		tails: tailBudget{left: o.TailMemory},
+		heap:  heap{free: debug.FreeOSMemory},
 	}
 	s.pilot.steer = func(places int) { s.ranges.setPlaces(Background, places) }
 	return s

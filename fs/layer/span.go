@@ -108,6 +108,9 @@ func (l *Layer) wanted(first, end int) []int {
 			chunks = append(chunks, i)
 		}
 	}
+	if len(chunks) == 0 {
+		return nil // they have come meanwhile
+	}
 	spans := l.spans(chunks, demandRange)
 	last := spans[len(spans)-1]
 	ahead, limit := int64(0), l.readAhead()

@@ -68,7 +68,7 @@ func BenchmarkTOC(b *testing.B) {
 		b.Run(fmt.Sprintf("LayoutInOnePass/%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				raw, err := Fetch(blob.sparse(payload), size, blob.toc)
+				raw, err := Fetch(blob.sparse(payload), Wanted{BlobSize: size, Digest: blob.toc})
 				if err != nil {
 					b.Fatal(err)
 				}

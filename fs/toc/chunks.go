@@ -44,16 +44,14 @@ func (c *chunks) addFile(entries []estargz.TOCEntry) error {
 		if e.Name != file.Name && e.Name != "" {
 			return fmt.Errorf("chunk %d is of another file, %s", i, quote(e.Name))
 		}
-		chunk, err := c.chunk(e, offset, file.Size)
+		size, err := chunkSize(e, offset, file.Size)
+		if err == nil && e.ChunkDigest != hole {
+			err = c.add(e, size, len(entries) == 1)
+		}
 		if err != nil {
 			return fmt.Errorf("chunk %d: %w", i, err)
 		}
-		chunk.Digest, err = chunkDigest(e, len(entries) == 1)
-		if err != nil {
-			return fmt.Errorf("chunk %d: %w", i, err)
-		}
-		c.append(chunk)
-		offset += chunk.Size
+		offset += size
 	}
 	if offset != file.Size {
 		return fmt.Errorf("chunks end at %d, the file at %d", offset, file.Size)
@@ -61,32 +59,40 @@ func (c *chunks) addFile(entries []estargz.TOCEntry) error {
 	return nil
 }
 
-// chunk checks the numbers of an entry that must begin at offset of a file of fileSize bytes.
-func (c *chunks) chunk(e *estargz.TOCEntry, offset, fileSize int64) (Chunk, error) {
+// chunkSize is that of an entry that must begin at offset of a file of fileSize bytes.
+func chunkSize(e *estargz.TOCEntry, offset, fileSize int64) (int64, error) {
 	size := e.ChunkSize
 	if size == 0 {
 		size = fileSize - offset // "to the end of the file"
 	}
 	switch {
 	case e.ChunkOffset != offset:
-		return Chunk{}, fmt.Errorf("begins at %d of the file, the one before ends at %d", e.ChunkOffset, offset)
+		return 0, fmt.Errorf("begins at %d of the file, the one before ends at %d", e.ChunkOffset, offset)
 	case size <= 0 || size > fileSize-offset:
-		return Chunk{}, fmt.Errorf("%d bytes at %d of a file of %d", size, offset, fileSize)
-	case size > MaxChunkSize:
-		return Chunk{}, fmt.Errorf("%d bytes, at most %d are read", size, MaxChunkSize)
-	case e.Offset < 0 || e.Offset >= c.payloadSize:
-		return Chunk{}, fmt.Errorf("offset %d is outside the blob's %d bytes of payload", e.Offset, c.payloadSize)
-	case e.InnerOffset < 0 || e.InnerOffset > math.MaxInt64-size:
-		return Chunk{}, fmt.Errorf("inner offset %d is out of range", e.InnerOffset)
+		return 0, fmt.Errorf("%d bytes at %d of a file of %d", size, offset, fileSize)
 	}
-	return Chunk{DataOffset: offset, Size: size, BlobOffset: e.Offset, InnerOffset: e.InnerOffset}, nil
+	return size, nil
 }
 
-func (c *chunks) append(chunk Chunk) {
-	if n := len(c.streams); n == 0 || c.streams[n-1] != chunk.BlobOffset {
-		c.streams = append(c.streams, chunk.BlobOffset)
+// add appends the chunk of an entry that is no hole.
+func (c *chunks) add(e *estargz.TOCEntry, size int64, only bool) error {
+	switch {
+	case size > MaxChunkSize:
+		return fmt.Errorf("%d bytes, at most %d are read", size, MaxChunkSize)
+	case e.Offset < 0 || e.Offset >= c.payloadSize:
+		return fmt.Errorf("offset %d is outside the blob's %d bytes of payload", e.Offset, c.payloadSize)
+	case e.InnerOffset < 0 || e.InnerOffset > math.MaxInt64-size:
+		return fmt.Errorf("inner offset %d is out of range", e.InnerOffset)
 	}
-	c.list = append(c.list, chunk)
+	d, err := chunkDigest(e, only)
+	if err != nil {
+		return err
+	}
+	if n := len(c.streams); n == 0 || c.streams[n-1] != e.Offset {
+		c.streams = append(c.streams, e.Offset)
+	}
+	c.list = append(c.list, Chunk{DataOffset: e.ChunkOffset, Size: size, BlobOffset: e.Offset, InnerOffset: e.InnerOffset, Digest: d})
+	return nil
 }
 
 // setBlobSizes gives the chunks the sizes of their streams, once all of them are known.

@@ -84,20 +84,44 @@ func (d *decoder) entries(take func(*estargz.TOCEntry) error) error {
 	if err := d.expect(json.Delim('[')); err != nil {
 		return err
 	}
-	var e estargz.TOCEntry
+	var e entryJSON
 	for n := 0; d.more(); n++ {
 		if n == MaxEntries {
 			return fmt.Errorf("more than %d entries", MaxEntries)
 		}
-		e = estargz.TOCEntry{} // or what the next one leaves out would be the last one's
+		e = entryJSON{} // or what the next one leaves out would be the last one's
 		if err := d.value(&e); err != nil {
 			return fmt.Errorf("entry %d: %w", n, err)
 		}
-		if err := take(&e); err != nil {
+		if err := e.markHole(); err != nil {
+			return fmt.Errorf("entry %d: %w", n, err)
+		}
+		if err := take(&e.TOCEntry); err != nil {
 			return err
 		}
 	}
 	return d.expect(json.Delim(']'))
+}
+
+// entryJSON is an entry as podman writes it too.
+type entryJSON struct {
+	estargz.TOCEntry
+	ChunkType string `json:"chunkType"`
+}
+
+// hole stands in place of the digest of a chunk that is all zeros and need not be fetched. estargz's type has no field that
+// says so.
+const hole = "zeros"
+
+func (e *entryJSON) markHole() error {
+	switch e.ChunkType {
+	case "":
+	case hole:
+		e.ChunkDigest = hole
+	default:
+		return fmt.Errorf("unknown type of chunk %s", quote(e.ChunkType))
+	}
+	return nil
 }
 
 // budget refuses to read more than left bytes. json.Decoder reads only what its present value still lacks, rounded up

@@ -29,7 +29,25 @@ func footerKinds() []footerKind {
 		{EStargz, new(estargz.GzipDecompressor), hasWholeExtra},
 		{EStargz, new(estargz.LegacyGzipDecompressor), func([]byte) bool { return true }},
 		{ZstdChunked, new(zstdchunked.Decompressor), func([]byte) bool { return true }},
+		{ZstdChunked, new(podmanDecompressor), func([]byte) bool { return true }},
 	}
+}
+
+// podmanDecompressor knows podman's zstd:chunked, which has seven numbers in its footer instead of four, the first ones
+// the same, and spells its magic in another way. Between TOC and footer is a frame with what it takes to make the tar.
+type podmanDecompressor struct{ zstdchunked.Decompressor }
+
+const podmanMagic = "GNUlInUx"
+
+// FooterSize is with the header of the skippable frame, which tells these footers from others.
+func (*podmanDecompressor) FooterSize() int64 { return skippableHeader + 8*8 }
+
+func (*podmanDecompressor) ParseFooter(p []byte) (payloadSize, tocOffset, tocSize int64, err error) {
+	if string(p[:skippableHeader]) != "\x50\x2a\x4d\x18\x40\x00\x00\x00" || string(p[len(p)-len(podmanMagic):]) != podmanMagic {
+		return 0, 0, 0, ErrFormat
+	}
+	offset := int64(binary.LittleEndian.Uint64(p[skippableHeader:]))
+	return offset - skippableHeader, offset, int64(binary.LittleEndian.Uint64(p[skippableHeader+8:])), nil
 }
 
 // hasWholeExtra reports whether the gzip header's extra field has the 26 bytes of an eStargz footer. GzipDecompressor

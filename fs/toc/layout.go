@@ -16,7 +16,7 @@ import (
 // chunks that fill it. Files are placed in the order in which the blob has them, so that reading the blob from its
 // beginning fills the address space from its beginning.
 type Layout struct {
-	Chunks         []Chunk // in the order of DataOffset; the chunks of a file are contiguous
+	Chunks         []Chunk // in the order of DataOffset; where a file has none, it is zeros
 	DataSize       int64   // bytes of address space, a multiple of 4096
 	PrefetchChunks int     // Chunks[:PrefetchChunks] are what the image's maker wants prefetched
 	Files          int     // regular files; one with several names counts once
@@ -144,7 +144,7 @@ func (l *layouter) place() (*Layout, error) {
 			continue
 		}
 		out.Files++
-		if f.chunks == 0 {
+		if f.node.Size == 0 {
 			continue
 		}
 		prefetched := l.prefetches(f) // before its chunks may be moved
@@ -188,7 +188,7 @@ func (l *layouter) placeFile(out *Layout, f file) error {
 	return nil
 }
 
-// compare orders files by where the blob has their first bytes, empty ones first.
+// compare orders files by where the blob has their first bytes, those that have none first.
 func (l *layouter) compare(a, b file) int {
 	if a.chunks == 0 || b.chunks == 0 {
 		return cmp.Compare(a.chunks, b.chunks)
@@ -198,7 +198,7 @@ func (l *layouter) compare(a, b file) int {
 
 // prefetches reports whether f is to be prefetched: whether it begins before the landmark.
 func (l *layouter) prefetches(f file) bool {
-	return l.landmark != nil && !l.never && compareInBlob(&l.chunks.list[f.first], l.landmark) < 0
+	return l.landmark != nil && !l.never && f.chunks > 0 && compareInBlob(&l.chunks.list[f.first], l.landmark) < 0
 }
 
 func compareInBlob(a, b *Chunk) int {

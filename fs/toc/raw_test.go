@@ -15,7 +15,7 @@ import (
 func sameInOnePass(t *testing.T, blob []byte, toc *TOC) {
 	t.Helper()
 	want, wantErr := toc.Layout()
-	raw, err := Fetch(bytes.NewReader(blob), toc.BlobSize, toc.Digest)
+	raw, err := Fetch(bytes.NewReader(blob), Wanted{BlobSize: toc.BlobSize, Digest: toc.Digest})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestDigestComesFirstInOnePass(t *testing.T) {
 		refused := `{"entries":[{"name":"..","type":"dir"},`
 		for _, json := range []string{refused + `{}]}`, refused, refused + `1]`, refused + strings.Repeat(" ", 2<<20)} {
 			b := packJSON(t, f, make([]byte, 10), []byte(json))
-			raw, err := Fetch(bytes.NewReader(b.bytes), int64(len(b.bytes)), someDigest)
+			raw, err := Fetch(bytes.NewReader(b.bytes), Wanted{BlobSize: int64(len(b.bytes)), Digest: someDigest})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func TestMemoryOfManyFiles(t *testing.T) {
 	const files, mostLaidOut, mostWritten = 120_000, 40e6, 42e6
 	b := benchmarkBlob(t, files)
 	payload := int64(files) * 12345
-	raw, err := Fetch(b.sparse(payload), payload+int64(len(b.bytes)), b.toc)
+	raw, err := Fetch(b.sparse(payload), Wanted{BlobSize: payload + int64(len(b.bytes)), Digest: b.toc})
 	if err != nil {
 		t.Fatal(err)
 	}

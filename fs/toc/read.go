@@ -8,48 +8,52 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TailSize is how many bytes from a blob's end Read asks for at first. The compressed TOC of a layer of 15,000 files
-// takes about 0.9 MB (GOROOT: 56 bytes per file), so this holds footer and TOC of most layers. At 50 MB/s it takes 20 ms, about
-// one round trip: less would save little where it suffices, more costs every layer more than the second request that
-// it saves a few.
-const TailSize = 1 << 20
+// Wanted says which TOC is wanted, and what is known of where it is.
+type Wanted struct {
+	BlobSize int64         // bytes of the whole blob
+	Digest   digest.Digest // that the manifest names: of the TOC's JSON, or, for zstd:chunked, of the TOC as compressed
+	Place    Place         // as the manifest names it; one that cannot be is not used
+	Whole    bool          // read all of the blob, for the contents: it is a small one
+}
 
 // Raw is a TOC as it lies in its blob: compressed, and nothing of it looked at but the footer.
 type Raw struct {
 	Format      Format
 	BlobSize    int64 // bytes of the whole blob
 	PayloadSize int64 // bytes of the blob before the TOC: where chunks may lie
+	Tail        Tail
 	want        digest.Digest
 	compressed  []byte
 }
 
-// Fetch reads footer and TOC from the end of the blob r of size bytes: one ReadAt of the last TailSize bytes (the whole
-// blob if it is smaller), and one more for the part of the TOC before them if there is any.
+// Fetch reads the TOC from the end of the blob r. If its place is known, that is one ReadAt of nothing else. If not, it is one
+// of the last bytes, TailSize at most, which have the footer, and one more for the part of the TOC before them if there is any.
 //
-// want is the digest that the manifest names: of the TOC's JSON, or, for zstd:chunked, of the TOC as compressed. The
-// error is ErrFormat if the blob has no footer.
-func Fetch(r io.ReaderAt, size int64, want digest.Digest) (*Raw, error) {
-	if err := checkWanted(want); err != nil {
+// The error is ErrFormat if the blob has no footer.
+func Fetch(r io.ReaderAt, w Wanted) (*Raw, error) {
+	if err := checkWanted(w.Digest); err != nil {
 		return nil, err
 	}
-	tail := make([]byte, max(0, min(size, TailSize)))
-	if err := readFull(r, tail, size-int64(len(tail))); err != nil {
+	f, known := w.Place.footer(w.BlobSize)
+	t, err := w.readTail(r, f)
+	if err != nil {
 		return nil, fmt.Errorf("read tail: %w", err)
 	}
-	f, err := findFooter(tail, size)
-	if err != nil {
-		return nil, err
+	if !known {
+		if f, err = findFooter(t.Bytes, w.BlobSize); err != nil {
+			return nil, err
+		}
 	}
-	compressed, err := f.readTOC(r, tail, size)
+	compressed, err := f.readTOC(r, t)
 	if err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
-	return &Raw{Format: f.format, BlobSize: size, PayloadSize: f.payloadSize, want: want, compressed: compressed}, nil
+	return &Raw{Format: f.format, BlobSize: w.BlobSize, PayloadSize: f.payloadSize, Tail: t.payload(f), want: w.Digest, compressed: compressed}, nil
 }
 
 // Read is Fetch and then TOC.
 func Read(r io.ReaderAt, size int64, want digest.Digest) (*TOC, error) {
-	raw, err := Fetch(r, size, want)
+	raw, err := Fetch(r, Wanted{BlobSize: size, Digest: want})
 	if err != nil {
 		return nil, err
 	}
@@ -92,15 +96,14 @@ func checkWanted(want digest.Digest) error {
 	return nil
 }
 
-// readTOC returns the compressed TOC, reading what of it is not in tail.
-func (f footer) readTOC(r io.ReaderAt, tail []byte, size int64) ([]byte, error) {
-	tailStart := size - int64(len(tail))
-	if f.tocOffset >= tailStart {
-		return tail[f.tocOffset-tailStart:][:f.tocSize], nil
+// readTOC returns the compressed TOC, reading what of it is not in the tail.
+func (f footer) readTOC(r io.ReaderAt, t Tail) ([]byte, error) {
+	if f.tocOffset >= t.Offset {
+		return t.Bytes[f.tocOffset-t.Offset:][:f.tocSize], nil
 	}
 	toc := make([]byte, f.tocSize)
-	head := min(tailStart-f.tocOffset, f.tocSize)
-	copy(toc[head:], tail)
+	head := min(t.Offset-f.tocOffset, f.tocSize)
+	copy(toc[head:], t.Bytes)
 	return toc, readFull(r, toc[:head], f.tocOffset)
 }
 

@@ -67,7 +67,7 @@ func TestReadAsksOnceOrTwice(t *testing.T) {
 				if len(toc.Entries) != tc.files || toc.Format != f || toc.PayloadSize != int64(tc.payload) || toc.BlobSize != size || toc.Digest != b.toc {
 					t.Errorf("%d entries, %s, payload %d of %d", len(toc.Entries), toc.Format, toc.PayloadSize, toc.BlobSize)
 				}
-				tail := min(size, TailSize)
+				tail := tailSize(size)
 				if len(r.reads) != tc.reads || r.reads[0] != [2]int64{size - tail, tail} {
 					t.Fatalf("read %v of %d", r.reads, size)
 				}

@@ -32,8 +32,12 @@ const (
 	TOCDigestAnnotation = estargz.TOCJSONDigestAnnotation
 	// ZstdChecksumAnnotation holds the digest of a zstd:chunked layer's TOC in its compressed form.
 	ZstdChecksumAnnotation = zstdchunked.ManifestChecksumAnnotation
-	// ZstdPositionAnnotation holds offset:compressed size:size:type of a zstd:chunked layer's TOC. Read does without.
+	// ZstdPositionAnnotation holds offset:compressed size:size:type of a zstd:chunked layer's TOC.
 	ZstdPositionAnnotation = zstdchunked.ManifestPositionAnnotation
+
+	// The same two as newer versions of podman name them (containers/storage, pkg/chunked/internal/minimal).
+	PodmanChecksumAnnotation = "io.github.containers.zstd-chunked.manifest-checksum"
+	PodmanPositionAnnotation = "io.github.containers.zstd-chunked.manifest-position"
 )
 
 // Format is how a lazy layer is packed.

@@ -1,0 +1,80 @@
+package fs
+
+import (
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+)
+
+// TestOneRequestForSmallLayers: what comes with the TOC is not fetched again, by whoever opens the layer and whoever mounts it.
+func TestOneRequestForSmallLayers(t *testing.T) {
+	var layers []blob
+	for i := range 12 {
+		layers = append(layers, buildBlob(t, []file{regular("a", noise(uint64(i), 30000)), regular("b", noise(uint64(i), 50000))}, "b"))
+	}
+	for _, background := range []bool{false, true} {
+		r := newRegistry(t, layers...)
+		n := newNode(t, Options{Background: background, Scheduler: layer.NewScheduler(layer.SchedulerOptions{})})
+		for _, l := range layers {
+			path := n.mountLayer(t, r.source(l))
+			if err := n.Wait(t.Context(), []digest.Digest{l.digest}); err != nil {
+				t.Fatal(err)
+			}
+			compare(t, path, l.files)
+		}
+		eventually(t, "all complete", func() bool {
+			for _, s := range n.Status() {
+				if s.State != Complete {
+					return false
+				}
+			}
+			return true
+		})
+		if blobs, manifests := r.blobs.Load(), r.manifests.Load(); blobs != int64(len(layers)) || manifests != 1 {
+			t.Errorf("background %v: %d requests for blobs, %d for manifests", background, blobs, manifests)
+		}
+		eventually(t, "layers opened ahead are let go of", func() bool {
+			n.ahead.mu.Lock()
+			defer n.ahead.mu.Unlock()
+			return len(n.ahead.layers) == 0
+		})
+	}
+}
+
+// TestAheadOfOtherTOC: a layer that was opened for one image is not mounted for another that names another TOC.
+func TestAheadOfOtherTOC(t *testing.T) {
+	l := buildBlob(t, []file{regular("file", noise(1, 1000))})
+	r := newRegistry(t, l)
+	n := newNode(t, Options{Mode: FUSE})
+	src := r.source(l)
+	src.TOCDigest, src.Size = l.tocDigest, int64(len(l.bytes))
+	open := func() *openLayer {
+		t.Helper()
+		o, err := n.open(t.Context(), src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	n.ahead.put(open())
+	other := src
+	other.TOCDigest = digest.FromString("other")
+	if _, err := n.openMounted(t.Context(), other); err == nil {
+		t.Error("no error for another TOC")
+	}
+	n.ahead.put(open())
+	elsewhere := src
+	elsewhere.Ref = r.ref + "-2"
+	got, err := n.openMounted(t.Context(), elsewhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.places.list) != 2 || n.ahead.take(l.digest) != nil {
+		t.Errorf("%d places", len(got.places.list))
+	}
+	if err := got.Close(); err != nil {
+		t.Error(err)
+	}
+}

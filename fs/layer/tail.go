@@ -1,0 +1,168 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// tailChunk is how far into a decompressed stream a chunk may reach to be taken from a tail: others are fetched, within the limits
+// that flights have.
+const tailChunk = 8 << 20
+
+// tail is the end of a layer's blob, which came along with the TOC. It is kept until its contents are in the store, and stands before
+// the blob meanwhile: what lies in it is not asked for again.
+type tail struct {
+	Blob
+	offset int64 // of the first byte, in the blob
+	chunks []int // whose streams begin there, in the order of the table
+	buffer int64 // bytes that the longest of them is decompressed to
+
+	mu    sync.Mutex
+	bytes []byte // nil once they are no longer needed, or not trusted
+}
+
+// tailBudget bounds the memory of all tails.
+type tailBudget struct {
+	mu   sync.Mutex
+	left int64
+}
+
+func (b *tailBudget) take(n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n > b.left {
+		return false
+	}
+	b.left -= n
+	return true
+}
+
+func (b *tailBudget) give(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left += n
+}
+
+// see takes note of chunk i of the table if it lies in the tail.
+func (t *tail) see(i int, c *toc.Chunk) {
+	if end := c.InnerOffset + c.Size; c.BlobOffset >= t.offset && end <= tailChunk {
+		t.chunks = append(t.chunks, i)
+		t.buffer = max(t.buffer, end+decodeRoom)
+	}
+}
+
+// memory is what the tail and storing it take.
+func (t *tail) memory() int64 { return int64(cap(t.bytes)) + bufferSize(t.buffer) }
+
+// ReadRange gives what it has, and asks the blob for all else.
+func (t *tail) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, error) {
+	if p := t.find(off, size); p != nil {
+		return io.NopCloser(bytes.NewReader(p)), nil
+	}
+	return t.Blob.ReadRange(ctx, off, size)
+}
+
+// find returns bytes of the blob, nil if not all of them are here.
+func (t *tail) find(off, size int64) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at := off - t.offset; at >= 0 && size > 0 && size <= int64(len(t.bytes))-at {
+		return t.bytes[at:][:size]
+	}
+	return nil
+}
+
+// Distrust also forgets the tail, which may be what was wrong.
+func (t *tail) Distrust(host string) {
+	t.forget()
+	t.Blob.Distrust(host)
+}
+
+func (t *tail) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bytes = nil
+}
+
+// TailStored is closed when what the read of the TOC has brought besides is in the store, or is given up: at once for a layer that
+// was in the store before.
+func (l *Layer) TailStored() <-chan struct{} { return l.tail }
+
+// keepTail puts what the layer's tail holds into the store, in the background, if there is memory for it.
+func (l *Layer) keepTail(t *tail) {
+	if t == nil || len(t.chunks) == 0 || !l.scheduler.tails.take(t.memory()) {
+		close(l.tail)
+		return
+	}
+	memory := t.memory()
+	l.blob = t
+	l.scheduler.heap.begin()
+	l.flights.Go(func() {
+		defer close(l.tail)
+		defer l.scheduler.heap.end(memory)
+		defer l.scheduler.tails.give(memory)
+		defer t.forget()
+		l.storeTail(t)
+	})
+}
+
+// storeTail stores chunks until one of them is wrong, or cannot be stored: then whoever needs the rest fetches it, and gets
+// the error if it stays.
+func (l *Layer) storeTail(t *tail) {
+	defer l.store.Trim()
+	for rest := t.chunks; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && follows(l.store.Chunk(rest[n-1]), l.store.Chunk(rest[n])) {
+			n++
+		}
+		if l.leisurely(func() error { return l.storeStream(t, rest[:n]) }) != nil {
+			return
+		}
+		rest = rest[n:]
+	}
+}
+
+// leisurely calls f when no TOC is waiting to be laid out, which a pull waits for, and background may decode.
+func (l *Layer) leisurely(f func() error) error {
+	for _, g := range []*gate{l.scheduler.layouts, l.scheduler.cores} {
+		turn := &entrant{priority: Background, image: l.ref}
+		if err := g.enter(l.life, turn); err != nil {
+			return err
+		}
+		defer g.leave(turn)
+	}
+	return f()
+}
+
+// follows reports whether b comes after a in the same stream.
+func follows(a, b cache.Chunk) bool {
+	return a.BlobOffset == b.BlobOffset && a.InnerOffset+a.Size <= b.InnerOffset
+}
+
+var errForgotten = errors.New("the tail is not trusted")
+
+// storeStream stores chunks that follow each other in one stream.
+func (l *Layer) storeStream(t *tail, chunks []int) error {
+	c := l.store.Chunk(chunks[0])
+	src := t.find(c.BlobOffset, c.BlobSize)
+	if src == nil {
+		return errForgotten
+	}
+	_, why, err := l.unpack(src, chunks, func(i int, data []byte) error {
+		if l.store.Has(chunks[i]) {
+			return nil
+		}
+		err := l.store.Put(chunks[i], data)
+		if wrong := (*cache.DigestError)(nil); errors.As(err, &wrong) {
+			l.blame()
+		}
+		return err
+	})
+	return errors.Join(why, err)
+}
