@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -73,8 +74,11 @@ type Registry struct {
 	clock clock
 	hosts *hostTable
 
+	tickets atomic.Uint64 // of trials
+
 	mu           sync.Mutex
 	repositories map[string]*repository // by name
+	sites        map[string]*site       // by host and port
 }
 
 // New returns a Registry. It does not touch network or disk.
@@ -85,6 +89,7 @@ func New(o Options) *Registry {
 		clock:        wallClock(),
 		hosts:        newHostTable(o),
 		repositories: make(map[string]*repository),
+		sites:        make(map[string]*site),
 	}
 }
 
