@@ -2,6 +2,7 @@ package remote
 
 import (
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -51,7 +52,7 @@ func closeAll(held []io.ReadCloser) {
 }
 
 func TestConnections(t *testing.T) {
-	p := content(2 << 20)
+	p := content(1 << 20)
 	t.Run("HTTP/2", func(t *testing.T) {
 		h := newUnstartedHost(t)
 		count := connections(h)
@@ -63,12 +64,13 @@ func TestConnections(t *testing.T) {
 			size        int64
 			connections int
 		}{
-			{"few", oneLane, int64(len(p)), 1},
-			{"many small ones", 40, smallRange, 1},
-			{"a few more", oneLane + 2, int64(len(p)), (oneLane + 2) / perLane},
-			{"many", 16, int64(len(p)), maxLanes},
-			{"more", 40, int64(len(p)), maxLanes},
-			{"few again", oneLane, int64(len(p)), maxLanes},
+			{"few", perLane, largeRange, 1},
+			{"many small ones", 40, largeRange - 1, 1},
+			{"a few more", perLane + 1, largeRange, 2},
+			{"as many again", perLane + 1, largeRange, 2},
+			{"many", maxLanes * perLane, largeRange, maxLanes},
+			{"more", 40, largeRange, maxLanes},
+			{"few again", perLane, largeRange, maxLanes},
 		} {
 			closeAll(hold(t, b, step.ranges, step.size))
 			if n := count(); n != step.connections {
@@ -82,8 +84,10 @@ func TestConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f := list[0].fan; len(f.load) != 0 {
-			t.Error("closed ranges are under way")
+		for _, r := range list[0].fan.routes {
+			if r.under != [maxLanes]int{} {
+				t.Errorf("closed ranges are under way: %v", r.under)
+			}
 		}
 	})
 	t.Run("HTTP/1.1", func(t *testing.T) {
@@ -109,33 +113,46 @@ func TestConnections(t *testing.T) {
 	})
 }
 
-func TestLanes(t *testing.T) {
-	for n, want := range map[int]int{0: 1, 1: 1, 4: 1, 5: 3, 6: 3, 7: 4, 15: 8, 16: 8, 17: 8, 1000: 8} {
-		if got := lanesFor(n); got != want {
-			t.Errorf("%d ranges by %d connections, want %d", n, got, want)
+// Ranges that all begin at once make no more connections than those that come one by one.
+func TestConnectionsAtOnce(t *testing.T) {
+	p := content(1 << 20)
+	h := newUnstartedHost(t)
+	count := connections(h)
+	h.EnableHTTP2 = true
+	b := secureBlob(t, h, p)
+	mustRead(t, b, p, 0, 10) // so that the protocol is known
+	for range 2 {
+		var g errgroup.Group
+		for range 32 {
+			g.Go(func() error {
+				got, err := readRange(t.Context(), b, 0, int64(len(p)))
+				if err == nil && string(got) != string(p) {
+					err = errors.New("wrong bytes")
+				}
+				return err
+			})
 		}
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := count(); n > maxLanes || n == 1 {
+		t.Errorf("%d connections", n)
 	}
 }
 
-// Ranges that are under way together are spread evenly, and each is whole.
-func TestFanReadsRight(t *testing.T) {
-	p := content(8 << 20)
+// A range that is much larger than what HTTP/2 allows without asking arrives within a few round trips of 100 ms.
+func TestWindow(t *testing.T) {
+	p := content(4 << 20)
 	h := newUnstartedHost(t)
+	h.Listener = slowListener{h.Listener, 50 * time.Millisecond, 0}
 	h.EnableHTTP2 = true
 	b := secureBlob(t, h, p)
-	var g errgroup.Group
-	for i := range int64(32) {
-		g.Go(func() error {
-			off := i << 17
-			got, err := readRange(t.Context(), b, off, 4<<20)
-			if err == nil && string(got) != string(p[off:off+4<<20]) {
-				err = fmt.Errorf("wrong bytes at %d", off)
-			}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		t.Error(err)
+	mustRead(t, b, p, 0, 1)
+	start := time.Now()
+	mustRead(t, b, p, 0, int64(len(p)))
+	if d := time.Since(start); d > 2*time.Second { // 6.4 s if it came by 64 KiB
+		t.Errorf("4 MiB took %v", d)
 	}
 }
 

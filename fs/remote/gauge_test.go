@@ -1,7 +1,9 @@
 package remote
 
 import (
+	"io"
 	"math"
+	"net/http"
 	"testing"
 	"time"
 )
@@ -11,20 +13,29 @@ func TestGaugeRTT(t *testing.T) {
 	if l := g.link(); l != (Link{}) {
 		t.Errorf("from nothing: %+v", l)
 	}
-	for i := range rttWindow {
-		g.answer(time.Duration(50+i) * time.Millisecond)
-	}
-	for _, want := range []time.Duration{50, 70, 70} { // the old minimum goes after two windows at most
-		for range rttWindow {
-			g.answer(70 * time.Millisecond)
-		}
-		if got := g.link().RTT; got != want*time.Millisecond {
-			t.Errorf("%v, want %v ms", got, want)
+	now := time.Now()
+	answer := func(n int, d time.Duration) {
+		for range n {
+			g.answer(now, d)
 		}
 	}
-	g.answer(9 * time.Millisecond)
-	if got := g.link().RTT; got != 9*time.Millisecond {
-		t.Errorf("%v after a quick answer", got)
+	answer(rttAnswers, 50*time.Millisecond)
+	for _, step := range []struct {
+		answers         int
+		after, is, want time.Duration
+	}{
+		{100, rttTime / 2, 70, 50}, // the least stays for its time
+		{1, rttTime / 2, 70, 50},   // and for that of the next window
+		{1, rttTime - 1, 70, 50},   // however many come in it
+		{rttAnswers, 0, 70, 50},
+		{1, rttTime, 70, 70},
+		{1, 0, 9, 9},
+	} {
+		now = now.Add(step.after)
+		answer(step.answers, step.is*time.Millisecond)
+		if got := g.link().RTT; got != step.want*time.Millisecond {
+			t.Errorf("%v after %+v", got, step)
+		}
 	}
 }
 
@@ -103,6 +114,25 @@ func TestGaugeRate(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkRead is what reading costs beside the network: pieces of 32 KiB of one range, all of which are there.
+func BenchmarkRead(b *testing.B) {
+	r := New(Options{})
+	at := &site{pacer: pacer{registry: r, epoch: r.clock.now()}}
+	resp := &response{dog: watch(b.Context(), r.clock, time.Hour), slot: &slot{pacer: &at.pacer}, site: at}
+	resp.Response = &http.Response{Body: io.NopCloser(endless{})}
+	body := &body{resp: resp, from: &endpoint{registry: r}, left: math.MaxInt64}
+	p := make([]byte, 32<<10)
+	for b.Loop() {
+		if _, err := body.Read(b.Context(), p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestLink(t *testing.T) {
 	p := content(1 << 20)

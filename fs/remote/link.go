@@ -9,7 +9,8 @@ import (
 // Link is what the way to a host is like, as far as requests have shown it recently.
 type Link struct {
 	// RTT is from a request on an open connection to the first byte of its answer: the least of the last 16 to 32 that
-	// brought bytes. 0 means not known yet.
+	// brought bytes, or of those of the last 10 to 20 seconds if these are more, since bytes of other ranges come
+	// in between. 0 means not known yet.
 	RTT time.Duration
 	// Rate is bytes per second that came from the host, in all bodies together, over the last second or so in which
 	// any of them was read. Readers that are slower than the link make it theirs; when all of them pause, that time
@@ -21,7 +22,8 @@ type Link struct {
 }
 
 const (
-	rttWindow   = 16                     // answers in a window
+	rttAnswers  = 16                     // in a window, at least
+	rttTime     = 10 * time.Second       // of a window, at least
 	rateMemory  = time.Second            // of reading, after which a measurement counts for 1/e
 	rateStep    = 50 * time.Millisecond  // of reading that make a measurement
 	longestGap  = 10 * time.Millisecond  // between reads that belongs to reading
@@ -33,6 +35,7 @@ type gauge struct {
 	mu      sync.Mutex
 	rtt     [2]time.Duration // least of this window and of the one before; 0: none
 	answers int              // in this window
+	since   time.Time        // when it began
 
 	bodies  int       // partly read
 	readers int       // in Read
@@ -44,11 +47,14 @@ type gauge struct {
 }
 
 // answer takes the time to a first byte.
-func (g *gauge) answer(d time.Duration) {
+func (g *gauge) answer(now time.Time, d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.answers++; g.answers > rttWindow {
-		g.answers, g.rtt[1], g.rtt[0] = 1, g.rtt[0], 0
+	if g.answers >= rttAnswers && now.Sub(g.since) >= rttTime {
+		g.answers, g.rtt[1], g.rtt[0] = 0, g.rtt[0], 0
+	}
+	if g.answers++; g.answers == 1 {
+		g.since = now
 	}
 	if g.rtt[0] == 0 || d < g.rtt[0] {
 		g.rtt[0] = d

@@ -41,7 +41,8 @@ type Options struct {
 type Backoff struct {
 	Min time.Duration // 0 means 100 ms
 	Max time.Duration // 0 means 10 s
-	// MaxRetryAfter bounds what a host may ask for by Retry-After; 0 means 1 minute.
+	// MaxRetryAfter bounds what a host may ask for by Retry-After; 0 means 1 minute. Up to an eighth of it, at most a
+	// second, is added so that those who wait do not return together.
 	MaxRetryAfter time.Duration
 }
 

@@ -119,7 +119,10 @@ func (e *endpoint) send(dog *watchdog, q request) (_ *response, used *login, err
 	r := &response{dog: dog, site: e.registry.site(q.url), away: q.away}
 	var asked time.Time // on a connection that is there
 	now := e.registry.clock.now
-	ctx := httptrace.WithClientTrace(dog.ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { asked = now() }})
+	ctx := httptrace.WithClientTrace(dog.ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		asked = now()
+		r.slot.ride.connected()
+	}})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, q.url.String(), nil)
 	if err != nil {
 		return nil, nil, err
@@ -140,7 +143,10 @@ func (e *endpoint) send(dog *watchdog, q request) (_ *response, used *login, err
 	}
 	transport, ride := e.fan.pick(r.site, q.order)
 	r.slot.ride = ride
-	dog.during(func() { r.Response, err = transport.RoundTrip(req) })
+	dog.during(func() {
+		r.slot.ride.wait(ctx)
+		r.Response, err = transport.RoundTrip(req) //nolint:bodyclose // response.close does
+	})
 	if err != nil {
 		r.slot.leave()
 		return nil, nil, err
@@ -153,7 +159,7 @@ func (e *endpoint) send(dog *watchdog, q request) (_ *response, used *login, err
 func (r *response) began(asked, now time.Time) {
 	r.site.multiplexes.Store(r.ProtoMajor == 2)
 	if r.StatusCode == http.StatusOK || r.StatusCode == http.StatusPartialContent {
-		r.site.gauge.answer(now.Sub(asked))
+		r.site.gauge.answer(now, now.Sub(asked))
 	}
 	opts := r.site.pacer.registry.opts.Backoff
 	r.slot.answer(r.StatusCode, min(parseRetryAfter(r.Header.Get("Retry-After"), now), opts.MaxRetryAfter))
