@@ -67,7 +67,8 @@ func checkBelow(lowers []lower, dir string) error {
 	return nil
 }
 
-// hasXattrs says whether unpacking would copy xattrs of a directory. Where they cannot be listed, there are none.
+// hasXattrs says whether unpacking would copy xattrs of a directory. Where they cannot be listed, there are none. Those that overlayfs
+// itself leaves on local snapshots are not the layer's.
 func hasXattrs(path string) bool {
 	names := make([]byte, 64<<10)
 	n, err := unix.Llistxattr(path, names)
@@ -75,7 +76,7 @@ func hasXattrs(path string) bool {
 		return !errors.Is(err, unix.ENOTSUP)
 	}
 	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
-		if name != "" && name != "security.selinux" && !strings.HasPrefix(name, "trusted.") {
+		if name != "" && name != "security.selinux" && !strings.HasPrefix(name, "trusted.") && !strings.HasPrefix(name, "user.overlay.") {
 			return true
 		}
 	}
