@@ -32,7 +32,7 @@ const (
 	nativeRetry    = time.Minute
 	maxNativeRetry = time.Hour
 
-	// settleTime is how long an ordinary layer that has just come stays as it is. All of it is in the page cache, where a container
+	// settleTime is how long a plain layer that has just come stays as it is. All of it is in the page cache, where a container
 	// that starts now has it; sealing a layer drops it from there, and native mounts would not look there anyway.
 	settleTime = 10 * time.Second
 )
@@ -41,7 +41,7 @@ const (
 // sends it back to the beginning.
 func (f *FS) complete(ctx context.Context, m *mounted) {
 	for wait := f.retry; ; wait = min(2*wait, maxNativeRetry) {
-		if m.src.ordinary() {
+		if m.src.plain() {
 			if err := f.mend(ctx, m); err != nil && ctx.Err() == nil {
 				m.shown.logger.WithError(err).Warn("the layer could not be fetched again; it will be tried later")
 				if !pause(ctx, wait) {
@@ -62,7 +62,7 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 		case <-ctx.Done():
 			return
 		}
-		if m.src.ordinary() && !pause(ctx, f.settling) {
+		if m.src.plain() && !pause(ctx, f.settling) {
 			return
 		}
 		err := f.showNative(ctx, m)

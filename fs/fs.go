@@ -12,7 +12,7 @@
 //     image, and the kernel may cache all of it for ever.
 //   - way: one of these folders for a layer. Path gives the best one of the moment.
 //   - mounted: a layer that Path has an answer for.
-//   - ordinary layer: one without a TOC. It is in the store as a whole before it is mounted (package fs/plain), and its diffID was
+//   - plain layer: one without a TOC. It is in the store as a whole before it is mounted (package fs/plain), and its diffID was
 //     checked: it is only given to who can say which one it has to have.
 //
 // # Deadlocks
@@ -54,8 +54,8 @@ const (
 )
 
 // ErrNotLazy says that a layer is not for this package: it has no digest of a TOC, so that it cannot be mounted before it was pulled,
-// and it is no ordinary layer either whose diffID could be checked.
-var ErrNotLazy = errors.New("layer has no TOC digest, and is no ordinary layer that can be checked")
+// and it is no plain layer either whose diffID could be checked.
+var ErrNotLazy = errors.New("layer has no TOC digest, and is no plain layer that can be checked")
 
 // Mode is how layers are mounted.
 type Mode string
@@ -85,7 +85,7 @@ type Options struct {
 
 	Mode            Mode          // "" means Auto
 	NoNative        bool          // leave complete layers on the blob server
-	NoPlain         bool          // do not take ordinary layers
+	NoPlain         bool          // do not take plain layers
 	Background      bool          // fetch all of a layer once it is mounted, not only what is read
 	PrefetchTimeout time.Duration // how long Wait waits at most; 0 means 10 s
 	ReadAheadKiB    int           // KiB that the kernel reads ahead in mounts; 0 means 2048
@@ -136,6 +136,7 @@ type FS struct {
 	tasks     tasks
 	manifests manifests
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
+	images    underWay           // whose layers are brought ahead of their turn
 
 	closing  sync.Once
 	closeErr error

@@ -20,11 +20,11 @@ type Source struct {
 	TOCDigest digest.Digest // from a label; "" if not known
 	Size      int64         // bytes of the blob; 0 if not known
 
-	// What an ordinary layer is checked against: its diffID, or else the chain ID that it makes on top of the layers below, which
+	// What a plain layer is checked against: its diffID, or else the chain ID that it makes on top of the layers below, which
 	// have the chain ID Below; "" if there are none.
 	DiffID, Chain, Below digest.Digest
 
-	mediaType string // from the manifest; "" unless the layer is an ordinary one
+	mediaType string // from the manifest; "" unless the layer is a plain one
 }
 
 // mounted is a layer that the kernel sees.
@@ -46,7 +46,7 @@ var errSlow = fmt.Errorf("the registry has not sent the layer's TOC within %s", 
 
 // Mount makes Path have an answer for src.Digest. It does nothing if it has one. It needs the network only for a layer
 // that the store does not have, or whose TOC digest src does not say. The error is ErrNotLazy if nothing has a TOC digest for it,
-// and it is no ordinary layer whose diffID src can tell. An ordinary layer is fetched as a whole, for as long as it takes.
+// and it is no plain layer whose diffID src can tell. A plain layer is fetched as a whole, for as long as it takes.
 //
 // When ctx ends Mount returns, but mounting goes on, for others and for the next attempt.
 func (f *FS) Mount(ctx context.Context, src Source) error {
@@ -70,7 +70,7 @@ func (f *FS) Mount(ctx context.Context, src Source) error {
 // agree checks that src means the layer that is mounted: one blob has one TOC, and an image that names another must not
 // be given what a different image, from a registry that lies, has brought. Its repository is one more to fetch from.
 func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
-	if m.src.ordinary() {
+	if m.src.plain() {
 		if err := src.prove(m.src.DiffID); err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
 			return err
 		}
 	}
-	if src.ordinary() {
+	if src.plain() {
 		return errUnproven
 	}
 	if src, err = src.with(m.src.TOCDigest, m.src.Size); err != nil {
@@ -108,7 +108,7 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	if src, err = f.bring(bringing, src); err != nil {
 		return nil, err
 	}
-	if src.ordinary() { // it takes as long as it takes
+	if src.plain() { // it takes as long as it takes
 		if src, err = f.bringWhole(ctx, src); err != nil {
 			return nil, err
 		}

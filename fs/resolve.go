@@ -17,7 +17,7 @@ import (
 )
 
 // bring makes the store have the layer: at once if it has it, else by its TOC from the registry. It returns src with
-// what was learned. If that is an ordinary layer, it is for bringWhole to do that.
+// what was learned. If that is a plain layer, it is for bringWhole to do that.
 func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	var err error
 	began := time.Now()
@@ -43,7 +43,10 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 			return src, err
 		}
 	}
-	if src.ordinary() {
+	if m, ok := f.manifests.find(src.Manifest); ok { // of an earlier pull, or the others are on their way already
+		f.bringSiblings(ctx, m, src)
+	}
+	if src.plain() {
 		return src, nil
 	}
 	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
@@ -81,7 +84,7 @@ func (f *FS) open(ctx context.Context, src Source) (*layer.Layer, *sources, erro
 		return nil, nil, err
 	}
 	var blob layer.Blob = places
-	if src.ordinary() {
+	if src.plain() {
 		blob = lostBlob{}
 	}
 	l, err := layer.Open(ctx, layer.Options{
@@ -147,7 +150,7 @@ func (f *FS) resolve(ctx context.Context, src Source) (Source, error) {
 			f.bringSiblings(ctx, m, src)
 		}
 	}
-	if src.TOCDigest == "" && !src.ordinary() {
+	if src.TOCDigest == "" && !src.plain() {
 		return src, ErrNotLazy
 	}
 	return src, nil

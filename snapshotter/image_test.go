@@ -110,7 +110,7 @@ func (r *registry) foreignLayer(t *testing.T, files map[string]string) layer {
 	return l
 }
 
-// plainLayer makes an ordinary layer of files.
+// plainLayer makes a plain layer of files.
 func (r *registry) plainLayer(t *testing.T, files map[string]string) layer {
 	t.Helper()
 	return r.plainTar(t, tarOf(t, files))

@@ -15,7 +15,7 @@ import (
 // errImplied says that a layer would look different unpacked.
 var errImplied = errors.New("has files in a directory that it does not describe, and that is special in the layers below")
 
-// checkImplied looks at the directories that an ordinary layer has files in and says nothing of. Unpacking gives them the attributes that
+// checkImplied looks at the directories that a plain layer has files in and says nothing of. Unpacking gives them the attributes that
 // they have in the layers below (containerd, pkg/archive/tar.go, mkparent); a layer of ours is the same above whatever
 // layers, with the attributes that such directories have otherwise. So it is taken only where those are the same, but for times.
 func (s *Snapshotter) checkImplied(ctx context.Context, target, parent string, layer digest.Digest) error {

@@ -106,7 +106,7 @@ func TestStargzLabels(t *testing.T) {
 	}
 }
 
-// ordinary one of a remote one, by its labels.
+// plain one of a remote one, by its labels.
 func TestLabelsAreOurs(t *testing.T) {
 	needRoot(t)
 	r := newRegistry(t)

@@ -22,7 +22,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs"
 )
 
-// TestPlainRestart checks that ordinary layers come back after a restart
+// TestPlainRestart checks that plain layers come back after a restart
 // without the registry, and go with their last snapshot.
 func TestPlainRestart(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
@@ -114,7 +114,7 @@ func TestPlainClaims(t *testing.T) {
 	})
 }
 
-// TestPlainNames checks that ordinary layers are left to containerd where the
+// TestPlainNames checks that plain layers are left to containerd where the
 // names of snapshots are no chain IDs: there is nothing to check them against.
 func TestPlainNames(t *testing.T) {
 	needRoot(t)

@@ -33,7 +33,7 @@ const (
 	manifestLabel  = ourPrefix + "manifest-digest"
 	tocLabel       = ourPrefix + "toc-digest"
 	sizeLabel      = ourPrefix + "size"    // bytes of the blob
-	diffIDLabel    = ourPrefix + "diff-id" // of an ordinary layer
+	diffIDLabel    = ourPrefix + "diff-id" // of a plain layer
 )
 
 // errNoSource says that the labels do not speak of a layer in a registry:

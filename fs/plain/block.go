@@ -84,7 +84,7 @@ func readFull(r io.Reader, p []byte) (n int, err error) {
 // open finds out how the blob is compressed and returns its decoder.
 func (s *stream) open(r *bufio.Reader) (io.ReadCloser, error) {
 	head, err := r.Peek(4)
-	if err != nil && err != io.EOF { //nolint:errorlint // a pieceReader's own, never wrapped
+	if err != nil && err != io.EOF {
 		return nil, err
 	}
 	s.format = compression(s.MediaType, head)

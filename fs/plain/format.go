@@ -6,7 +6,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// The formats of ordinary layers, as status names them.
+// The formats of plain layers, as status names them.
 const (
 	Gzip = "gzip"
 	Zstd = "zstd"

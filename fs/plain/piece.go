@@ -69,7 +69,7 @@ func (p *piece) fill(r io.Reader) error {
 		p.more.Broadcast()
 		p.mu.Unlock()
 		if err != nil && p.n < len(p.buf) {
-			if err == io.EOF { //nolint:errorlint // a reader's own, never wrapped
+			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return err

@@ -1,4 +1,4 @@
-// Package plain takes ordinary layers: tars, plain or compressed with gzip or zstd, that have no table of contents. Such a layer
+// Package plain takes plain layers: tars, plain or compressed with gzip or zstd, that have no table of contents. Such a layer
 // has to come as a whole before it can be shown, and is complete then.
 //
 // Words:
@@ -60,7 +60,7 @@ func (e *DigestError) Error() string {
 
 func (e *DigestError) Unwrap() error { return e.Err }
 
-// Takes says whether a layer is an ordinary one: of a media type whose bytes are all there is to it. Foreign layers, which have
+// Takes says whether a layer is a plain one: of a media type whose bytes are all there is to it. Foreign layers, which have
 // places of their own to come from, and encrypted ones are not.
 func Takes(desc ocispec.Descriptor) bool {
 	if len(desc.URLs) > 0 || desc.Size <= 0 {

@@ -425,7 +425,6 @@ func TestTakeMany(t *testing.T) {
 func TestTakeMemory(t *testing.T) {
 	content := tarOf(t, map[string][]byte{"f": noise(1, 40<<20), "g": make([]byte, 40<<20)})
 	r := newRig(t, &fakeBlob{bytes: gzipped(t, content)}, ocispec.MediaTypeImageLayerGzip)
-	content = nil
 	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -20,7 +20,7 @@ const (
 	// MaxIndexSize is the most bytes of files in a layer that is indexed while it streams. Every one of them has to be decompressed
 	// before the layer can be used, and zeros cost no disk.
 	MaxIndexSize = 1 << 40
-	// maxImplied is the most directories of an ordinary layer that no entry describes: they are looked for in the layers below.
+	// maxImplied is the most directories of a plain layer that no entry describes: they are looked for in the layers below.
 	maxImplied = 4096
 
 	xattrRecord = "SCHILY.xattr." // begins the PAX records of xattrs
@@ -40,7 +40,7 @@ type indexer struct {
 	buf    []byte
 }
 
-// Index reads the tar of an ordinary layer and lays it out as it comes: the contents of its files go to data, in ascending order, each
+// Index reads the tar of a plain layer and lays it out as it comes: the contents of its files go to data, in ascending order, each
 // from a 4 KiB boundary on. What it refuses is an *EntryError; ErrTar is in other errors about the tar, and data's errors
 // are returned as they are. It does not read on behind the tar's end.
 func Index(r io.Reader, data io.WriterAt) (*Layout, error) {

@@ -28,7 +28,7 @@ type tree struct {
 	merged    map[*metadata.Node]string   // inodes that more than one entry gave xattrs, and such an entry's name
 
 	// implied are the directories that no entry describes, by clean name; nil in a TOC's tree, where nobody asks for them. A tree with
-	// it is that of an ordinary layer: it has no files of the format's own, and its entries come as they are unpacked.
+	// it is that of a plain layer: it has no files of the format's own, and its entries come as they are unpacked.
 	implied map[string]*metadata.Node
 }
 
@@ -131,7 +131,7 @@ func (t *tree) merge(n *metadata.Node, e *estargz.TOCEntry) error {
 }
 
 // put gives n a name. A name that is taken goes to the later entry if it is of the same type: that is how a tar is
-// updated by appending to it. In an ordinary layer the types do not matter, and a directory goes with all that is in it.
+// updated by appending to it. In a plain layer the types do not matter, and a directory goes with all that is in it.
 func (t *tree) put(dir *metadata.Node, base string, n *metadata.Node) error {
 	old := dir.Children[base]
 	if old == n {

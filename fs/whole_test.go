@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plainBlob is an ordinary layer, and its diffID.
+// plainBlob is a plain layer, and its diffID.
 func plainBlob(t testing.TB, files ...file) (blob, digest.Digest) {
 	t.Helper()
 	var content, packed bytes.Buffer
@@ -45,14 +45,14 @@ func plainBlob(t testing.TB, files ...file) (blob, digest.Digest) {
 	return blob{files: files, bytes: packed.Bytes(), digest: digest.FromBytes(packed.Bytes())}, digest.FromBytes(content.Bytes())
 }
 
-// bottom is the source of an ordinary layer that has none below it.
+// bottom is the source of a plain layer that has none below it.
 func (r *registry) bottom(l blob, diffID digest.Digest) Source {
 	src := r.source(l)
 	src.Chain = diffID
 	return src
 }
 
-func TestOrdinary(t *testing.T) {
+func TestPlain(t *testing.T) {
 	l, diffID := plainBlob(t, everything()...)
 	inModes(t, func(t *testing.T, mode Mode) {
 		root := t.TempDir()
@@ -90,8 +90,8 @@ func TestOrdinary(t *testing.T) {
 	})
 }
 
-// TestOrdinaryIsProven: nobody gets an ordinary layer but who can tell its diffID.
-func TestOrdinaryIsProven(t *testing.T) {
+// TestPlainIsProven: nobody gets a plain layer but who can tell its diffID.
+func TestPlainIsProven(t *testing.T) {
 	l, diffID := plainBlob(t, regular("file", noise(1, 100_000)))
 	below := digest.FromString("below")
 	other := digest.FromString("other")
@@ -152,8 +152,8 @@ func TestOrdinaryIsProven(t *testing.T) {
 	})
 }
 
-// TestOrdinaryOrLazy: one blob, in one image with a TOC and in another without.
-func TestOrdinaryOrLazy(t *testing.T) {
+// TestPlainOrLazy: one blob, in one image with a TOC and in another without.
+func TestPlainOrLazy(t *testing.T) {
 	lazy := buildBlob(t, []file{regular("file", noise(1, 100_000))})
 	plain := lazy
 	plain.tocDigest = ""
@@ -173,7 +173,7 @@ func TestOrdinaryOrLazy(t *testing.T) {
 			t.Errorf("mounted: %v", err)
 		}
 	})
-	t.Run("ordinary first", func(t *testing.T) {
+	t.Run("plain first", func(t *testing.T) {
 		n := newNode(t, Options{Mode: FUSE})
 		n.mountLayer(t, without.bottom(plain, diffID))
 		if err := n.Mount(t.Context(), withTOC.bottom(lazy, diffID)); err != nil {
@@ -185,8 +185,8 @@ func TestOrdinaryOrLazy(t *testing.T) {
 	})
 }
 
-// TestOrdinarySiblings: the first mount brings all of an image, and each layer once.
-func TestOrdinarySiblings(t *testing.T) {
+// TestPlainSiblings: the first mount brings all of an image, and each layer once.
+func TestPlainSiblings(t *testing.T) {
 	var layers []blob
 	var diffIDs []digest.Digest
 	for i := range 9 {
@@ -217,8 +217,8 @@ func TestOrdinarySiblings(t *testing.T) {
 	}
 }
 
-// TestOrdinaryImpatient: a Mount that is given up goes on, and who comes meanwhile waits for the same.
-func TestOrdinaryImpatient(t *testing.T) {
+// TestPlainImpatient: a Mount that is given up goes on, and who comes meanwhile waits for the same.
+func TestPlainImpatient(t *testing.T) {
 	l, diffID := plainBlob(t, regular("file", noise(1, 100_000)))
 	r := newRegistry(t, l)
 	n := newNode(t, Options{})
@@ -247,8 +247,8 @@ func TestOrdinaryImpatient(t *testing.T) {
 	}
 }
 
-// TestOrdinaryClose: what is under way ends, and leaves nothing.
-func TestOrdinaryClose(t *testing.T) {
+// TestPlainClose: what is under way ends, and leaves nothing.
+func TestPlainClose(t *testing.T) {
 	l, diffID := plainBlob(t, regular("file", noise(1, 9<<20)))
 	r := newRegistry(t, l)
 	n := newNode(t, Options{})
@@ -269,8 +269,8 @@ func TestOrdinaryClose(t *testing.T) {
 	}
 }
 
-// TestOrdinaryMends: what a crash of the node has taken of an ordinary layer comes again, and who reads it meanwhile is told.
-func TestOrdinaryMends(t *testing.T) {
+// TestPlainMends: what a crash of the node has taken of a plain layer comes again, and who reads it meanwhile is told.
+func TestPlainMends(t *testing.T) {
 	l, diffID := plainBlob(t, regular("first", noise(1, 3<<20)), regular("last", noise(2, 5<<20)))
 	inModes(t, func(t *testing.T, mode Mode) {
 		ctx, output := logged(t)
@@ -361,3 +361,24 @@ func crash(t *testing.T, store string, d digest.Digest, off int64) {
 	}
 }
 
+// TestPlainAgain: all of an image is brought at once also when its manifest is still known from an earlier pull.
+func TestPlainAgain(t *testing.T) {
+	first, firstID := plainBlob(t, regular("file", noise(1, 50_000)))
+	second, secondID := plainBlob(t, regular("file", noise(2, 50_000)))
+	r := newRegistry(t, first, second)
+	n := newNode(t, Options{Mode: FUSE})
+	for range 2 {
+		n.mountLayer(t, r.bottom(first, firstID))
+		eventually(t, "the other layer in the store", func() bool {
+			l, err := n.store.Get(second.digest)
+			return err == nil && l.Close() == nil
+		})
+		n.mountLayer(t, r.bottom(second, secondID))
+		if err := errors.Join(n.Unmount(t.Context(), first.digest), n.Unmount(t.Context(), second.digest)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.manifests.Load() != 1 || r.blobs.Load() != 4 {
+		t.Errorf("%d manifests and %d blobs were fetched", r.manifests.Load(), r.blobs.Load())
+	}
+}

@@ -17,11 +17,11 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs/plain"
 )
 
-// errUnproven says that the store has a layer that came by its TOC, and not as the ordinary layer that is asked for: nobody has
+// errUnproven says that the store has a layer that came by its TOC, and not as the plain layer that is asked for: nobody has
 // computed its diffID.
 var errUnproven = errors.New("the node has this layer for an image that names its TOC, which does not tell its diffID")
 
-// errLost is what readers get of an ordinary layer that is not all there.
+// errLost is what readers get of a plain layer that is not all there.
 var errLost = errors.New("the disk has lost contents of this layer, which has no TOC: it is fetched again as a whole")
 
 // takes says whether a layer is one to be taken as a whole.
@@ -29,8 +29,8 @@ func (f *FS) takes(desc ocispec.Descriptor) bool {
 	return !f.opts.NoPlain && tocDigest(desc.Annotations) == "" && plain.Takes(desc)
 }
 
-// ordinary says whether src is known to be an ordinary layer.
-func (src Source) ordinary() bool {
+// plain says whether src is known to be a plain layer.
+func (src Source) plain() bool {
 	return src.TOCDigest == "" && (src.mediaType != "" || src.DiffID != "")
 }
 
@@ -61,7 +61,7 @@ func (src Source) prove(diffID digest.Digest) error {
 // has returns src with what the store knows of its layer.
 func (src Source) has(info cache.Info) (Source, error) {
 	if info.TOCDigest != "" {
-		if src.ordinary() {
+		if src.plain() {
 			return src, errUnproven
 		}
 		return src.with(info.TOCDigest, info.BlobSize)
@@ -73,7 +73,7 @@ func (src Source) has(info cache.Info) (Source, error) {
 	return src, nil
 }
 
-// bringWhole makes the store have an ordinary layer, and checks that it is the one that src means.
+// bringWhole makes the store have a plain layer, and checks that it is the one that src means.
 func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
 	if err := f.ensure(ctx, src); err != nil {
 		return src, err
@@ -89,7 +89,7 @@ func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
 	return src.has(info)
 }
 
-// ensure makes the store have an ordinary layer, whatever its diffID.
+// ensure makes the store have a plain layer, whatever its diffID.
 func (f *FS) ensure(ctx context.Context, src Source) error {
 	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) {
 		st, err := f.opts.Store.Get(src.Digest)
@@ -108,7 +108,7 @@ func (f *FS) ensure(ctx context.Context, src Source) error {
 	return err
 }
 
-// fetchWhole takes an ordinary layer from the registry. If the store has it and lacks some of it, that is mended.
+// fetchWhole takes a plain layer from the registry. If the store has it and lacks some of it, that is mended.
 func (f *FS) fetchWhole(ctx context.Context, src Source, from *sources) error {
 	began := time.Now()
 	err := plain.Take(ctx, plain.Options{
@@ -122,12 +122,12 @@ func (f *FS) fetchWhole(ctx context.Context, src Source, from *sources) error {
 		Observer:  f.opts.Observer,
 	})
 	if err == nil {
-		log.G(ctx).WithFields(log.Fields{"image": src.Ref, "layer": src.Digest}).WithField("took", time.Since(began)).Debug("took ordinary layer")
+		log.G(ctx).WithFields(log.Fields{"image": src.Ref, "layer": src.Digest}).WithField("took", time.Since(began)).Debug("took plain layer")
 	}
 	return err
 }
 
-// mend looks whether the disk still has all of an ordinary layer, and if not, fetches it again.
+// mend looks whether the disk still has all of a plain layer, and if not, fetches it again.
 func (f *FS) mend(ctx context.Context, m *mounted) error {
 	st := m.shown.layer.Store()
 	for i := 0; i < st.NumChunks() && ctx.Err() == nil; i++ {
@@ -151,7 +151,7 @@ func (f *FS) mend(ctx context.Context, m *mounted) error {
 	return err
 }
 
-// Implied returns the directories that a mounted ordinary layer has files in and does not describe: see cache.Info.
+// Implied returns the directories that a mounted plain layer has files in and does not describe: see cache.Info.
 func (f *FS) Implied(d digest.Digest) []string {
 	m, err := f.lookup(d)
 	if err != nil {
@@ -160,7 +160,7 @@ func (f *FS) Implied(d digest.Digest) []string {
 	return m.shown.layer.Store().Info().Implied
 }
 
-// lostBlob stands where a layer's blob is, for an ordinary layer: there is nothing to be fetched piece by piece.
+// lostBlob stands where a layer's blob is, for a plain layer: there is nothing to be fetched piece by piece.
 type lostBlob struct{}
 
 func (lostBlob) ReadRange(context.Context, int64, int64) (io.ReadCloser, error) { return nil, errLost }
