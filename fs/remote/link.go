@@ -1,10 +1,6 @@
 package remote
 
-import (
-	"math"
-	"sync"
-	"time"
-)
+import "time"
 
 // Link is what the way to a host is like, as far as requests have shown it recently.
 type Link struct {
@@ -21,103 +17,26 @@ type Link struct {
 	Requests int
 }
 
-const (
-	rttAnswers  = 16                     // in a window, at least
-	rttTime     = 10 * time.Second       // of a window, at least
-	rateMemory  = time.Second            // of reading, after which a measurement counts for 1/e
-	rateStep    = 50 * time.Millisecond  // of reading that make a measurement
-	longestGap  = 10 * time.Millisecond  // between reads that belongs to reading
-	longestRead = 500 * time.Millisecond // without a byte: more is a stall, which says nothing of the rate
-)
-
-// A gauge measures the way to one host.
-type gauge struct {
-	mu      sync.Mutex
-	rtt     [2]time.Duration // least of this window and of the one before; 0: none
-	answers int              // in this window
-	since   time.Time        // when it began
-
-	bodies  int       // partly read
-	readers int       // in Read
-	last    time.Time // when any of them began or ended
-	n       int64     // bytes since the last measurement
-	busy    time.Duration
-
-	bytes, seconds float64 // of all measurements, fading
-}
-
-// answer takes the time to a first byte.
-func (g *gauge) answer(now time.Time, d time.Duration) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.answers >= rttAnswers && now.Sub(g.since) >= rttTime {
-		g.answers, g.rtt[1], g.rtt[0] = 0, g.rtt[0], 0
+// Link returns what the way to the blob's host is like: to the one that answered last or, if none has, to the first that will
+// be asked, or to where that one redirects to. It does not touch network or disk.
+func (b *Blob) Link() Link {
+	b.mu.Lock()
+	e := b.last
+	b.mu.Unlock()
+	if e == nil {
+		e = b.repo.first()
 	}
-	if g.answers++; g.answers == 1 {
-		g.since = now
+	if e == nil {
+		return Link{}
 	}
-	if g.rtt[0] == 0 || d < g.rtt[0] {
-		g.rtt[0] = d
+	from := e.site.bodies.Load()
+	if from == nil {
+		from = e.site
 	}
-}
-
-// open and close stand around a body that is read; begin and end around each read of it.
-func (g *gauge) open(now time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.pass(now)
-	g.bodies++
-}
-
-func (g *gauge) close(now time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.pass(now)
-	g.bodies--
-}
-
-func (g *gauge) begin(now time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.pass(now)
-	g.readers++
-}
-
-func (g *gauge) end(now time.Time, n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.pass(now)
-	g.readers--
-	g.n += int64(n)
-	if g.busy >= rateStep {
-		fade := math.Exp(-g.busy.Seconds() / rateMemory.Seconds())
-		g.bytes = g.bytes*fade + float64(g.n)
-		g.seconds = g.seconds*fade + g.busy.Seconds()
-		g.n, g.busy = 0, 0
-	}
-}
-
-// pass counts the time since the last event if it belongs to reading. g.mu is held.
-func (g *gauge) pass(now time.Time) {
-	d := now.Sub(g.last)
-	g.last = now
-	switch {
-	case g.readers > 0:
-		g.busy += min(d, longestRead)
-	case g.bodies > 0 && d <= longestGap:
-		g.busy += d
-	}
-}
-
-func (g *gauge) link() Link {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	l := Link{RTT: g.rtt[0]}
-	if g.rtt[1] > 0 {
-		l.RTT = min(l.RTT, g.rtt[1])
-	}
-	if g.seconds > 0 {
-		l.Rate = g.bytes / g.seconds
+	l := from.gauge.link()
+	l.Requests = from.pacer.allowed()
+	if n := e.site.pacer.allowed(); l.Requests == 0 || n > 0 && n < l.Requests {
+		l.Requests = n
 	}
 	return l
 }

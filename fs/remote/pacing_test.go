@@ -135,7 +135,7 @@ func TestWaitingCostsNoAttempts(t *testing.T) {
 						refusal(w, r)
 						return
 					}
-					if now := at.Add(1); n.Load() > 300 {
+					if now := at.Add(1); n.Load() > 200 {
 						most.Store(max(most.Load(), now))
 					}
 					defer at.Add(-1)
@@ -145,7 +145,7 @@ func TestWaitingCostsNoAttempts(t *testing.T) {
 			g, ctx := errgroup.WithContext(t.Context())
 			for range 64 {
 				g.Go(func() error {
-					for range 10 {
+					for range 5 {
 						off := rand.N[int64](900)
 						got, err := readRange(ctx, b, off, 100)
 						if err != nil {

@@ -32,27 +32,3 @@ func (r *Registry) site(u *url.URL) *site {
 	r.sites[key] = s
 	return s
 }
-
-// Link returns what the way to the blob's host is like: to the one that answered last or, if none has, to the first that will
-// be asked, or to where that one redirects to. It does not touch network or disk.
-func (b *Blob) Link() Link {
-	b.mu.Lock()
-	e := b.last
-	b.mu.Unlock()
-	if e == nil {
-		e = b.repo.first()
-	}
-	if e == nil {
-		return Link{}
-	}
-	from := e.site.bodies.Load()
-	if from == nil {
-		from = e.site
-	}
-	l := from.gauge.link()
-	l.Requests = from.pacer.allowed()
-	if n := e.site.pacer.allowed(); l.Requests == 0 || n > 0 && n < l.Requests {
-		l.Requests = n
-	}
-	return l
-}
