@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // program names the daemon in messages and files.
@@ -67,7 +69,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	case line.help:
 		return nil
 	case line.version:
-		_, err := fmt.Fprintln(stdout, program, version())
+		_, err := fmt.Fprintf(stdout, "%s %s (gzip: %s)\n", program, version(), toc.GzipDecoder())
 		return err
 	}
 	c, err := line.config()
