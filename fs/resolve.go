@@ -51,6 +51,9 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		return src, nil
 	}
 	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
+		if found, err := f.stored(src.Digest); found || err != nil { // since the look above
+			return nil, err
+		}
 		err := f.create(ctx, src)
 		if f.opts.Resolved != nil {
 			f.opts.Resolved(time.Since(began))
@@ -58,6 +61,18 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		return nil, err
 	})
 	return src, err
+}
+
+// stored says whether the store has a layer.
+func (f *FS) stored(d digest.Digest) (bool, error) {
+	st, err := f.opts.Store.Get(d)
+	switch {
+	case err == nil:
+		return true, st.Close()
+	case errors.Is(err, iofs.ErrNotExist):
+		return false, nil
+	}
+	return false, err
 }
 
 // create brings the layer into the store from the registry.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"time"
 
 	"github.com/containerd/log"
@@ -95,11 +94,7 @@ func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
 // ensure makes the store have a plain layer, whatever its diffID.
 func (f *FS) ensure(ctx context.Context, src Source) error {
 	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) {
-		st, err := f.opts.Store.Get(src.Digest)
-		if err == nil {
-			return nil, st.Close()
-		}
-		if !errors.Is(err, iofs.ErrNotExist) {
+		if found, err := f.stored(src.Digest); found || err != nil {
 			return nil, err
 		}
 		places := new(sources)

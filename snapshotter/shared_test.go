@@ -23,7 +23,7 @@ func TestSharedPropagation(t *testing.T) {
 		others := share(t, s.root)
 		openStand(t, s)
 		r := newRegistry(t)
-		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.plainLayer(t, middleFiles), r.lazyLayer(t, topFiles))
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, middleFiles), r.lazyLayer(t, topFiles))
 		ctx, sn := namespace(t, "test"), s.containerd()
 		if _, err := img.pull(ctx, sn, "pull"); err != nil {
 			t.Fatal(err)

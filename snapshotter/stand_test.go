@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs"
+	fslayer "github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/remote"
 	"github.com/sluice-snapshotter/sluice/snapshotter"
 )
@@ -96,6 +97,7 @@ func (s *stand) start(t *testing.T) {
 		StateDir:        filepath.Join(s.root, "state"),
 		ProbeDir:        s.root,
 		Store:           s.store,
+		Scheduler:       fslayer.NewScheduler(fslayer.SchedulerOptions{TailMemory: -1}), // small layers too are lazy at first
 		Registry:        remote.New(remote.Options{MaxAttempts: 1, Backoff: remote.Backoff{Min: time.Millisecond, Max: time.Millisecond}}),
 		Mode:            s.mode,
 		Background:      s.background,

@@ -54,6 +54,8 @@ func (b *fakeBlob) Host() string {
 	return "honest"
 }
 
+func (b *fakeBlob) Link() layer.Link { return layer.Link{} }
+
 func (b *fakeBlob) Distrust(host string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
