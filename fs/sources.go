@@ -87,7 +87,7 @@ func (s *sources) Link() layer.Link {
 		return layer.Link{}
 	}
 	link := b.Link()
-	return layer.Link{RTT: link.RTT, Rate: link.Rate}
+	return layer.Link{RTT: link.RTT, Rate: link.Rate, Requests: link.Requests}
 }
 
 func (s *sources) latest() *remote.Blob {

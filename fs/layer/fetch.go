@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	refetches = 2        // of a chunk that came wrong, alone, before its readers get the error
+	refetches = 4        // of a chunk that came wrong, alone, before its readers get the error
 	drain     = 64 << 10 // at most so many bytes are read for nothing so that their connection can be used again
 )
 
@@ -65,7 +65,7 @@ func (l *Layer) fetch(f *flight, waited time.Duration) error {
 	w.stats.Err = err
 	w.share(time.Since(start) - w.stats.Network - (w.stats.Wait - waited))
 	l.observer.fetched(w.stats)
-	l.scheduler.landed(w.stats, w.stats.Wait-waited > 0)
+	l.scheduler.landed(w.stats, w.stats.Wait-waited > 0, l.blob.Link().Requests)
 	return err
 }
 

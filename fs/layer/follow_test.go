@@ -99,9 +99,9 @@ func TestReadAheadOfLink(t *testing.T) {
 		want int64
 	}{
 		"not known":       {Link{}, firstReadAhead},
-		"near and slow":   {Link{time.Millisecond, 10e6}, minReadAhead},
-		"20 ms, 100 MB/s": {Link{20 * time.Millisecond, 100e6}, 2e6},
-		"far and fast":    {Link{200 * time.Millisecond, 1e9}, maxReadAhead},
+		"near and slow":   {Link{RTT: time.Millisecond, Rate: 10e6}, minReadAhead},
+		"20 ms, 100 MB/s": {Link{RTT: 20 * time.Millisecond, Rate: 100e6}, 2e6},
+		"far and fast":    {Link{RTT: 200 * time.Millisecond, Rate: 1e9}, maxReadAhead},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t, longLayer(), nil)

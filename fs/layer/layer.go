@@ -30,8 +30,9 @@ type Blob interface {
 
 // Link is what the way to a blob is like, as far as that is known: zero means not.
 type Link struct {
-	RTT  time.Duration // from a request to the first byte
-	Rate float64       // bytes per second, of all requests together
+	RTT      time.Duration // from a request to the first byte
+	Rate     float64       // bytes per second, of all requests together
+	Requests int           // how many the host lets be under way, after it was asked too much; 0: it has not said
 }
 
 // Options says which layer to open.

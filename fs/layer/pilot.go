@@ -34,6 +34,16 @@ func (p *pilot) disturb() {
 	p.start = time.Time{}
 }
 
+// limit takes places away, for the time being.
+func (p *pilot) limit(places int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.places > places {
+		p.fly(places)
+		p.before, p.pause, p.start = 0, pilotPause, time.Time{}
+	}
+}
+
 // landed counts a range of so many bytes in.
 func (p *pilot) landed(bytes int64) {
 	p.mu.Lock()

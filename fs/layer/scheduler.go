@@ -83,8 +83,12 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 	return s
 }
 
-// landed tells of a range that has ended; yielded is whether it had to wait for what was more urgent.
-func (s *Scheduler) landed(r Range, yielded bool) {
+// landed tells of a range that has ended; yielded is whether it had to wait for what was more urgent, requests how many its host
+// lets be under way, 0 if it has not said.
+func (s *Scheduler) landed(r Range, yielded bool, requests int) {
+	if requests > 0 {
+		s.pilot.limit(max(1, requests/2)) // those of readers are not to queue behind background's
+	}
 	switch {
 	case r.Priority != Background || yielded:
 		s.pilot.disturb()

@@ -333,7 +333,7 @@ func TestPilot(t *testing.T) {
 				s := NewScheduler(SchedulerOptions{})
 				land := func() {
 					time.Sleep(time.Duration(1e6 / tt.rate(s.pilot.places) * float64(time.Second)))
-					s.landed(Range{Blob: 1e6}, false)
+					s.landed(Range{Blob: 1e6}, false, 0)
 				}
 				for range 200 {
 					land()
@@ -341,13 +341,17 @@ func TestPilot(t *testing.T) {
 				if got := s.ranges.places[Background]; got != tt.want {
 					t.Errorf("%d places, want %d", got, tt.want)
 				}
-				s.landed(Range{Priority: Demand}, false)
+				s.landed(Range{Priority: Demand}, false, 0)
 				time.Sleep(time.Hour) // which says nothing of the rate
 				for range 200 {
 					land()
 				}
 				if got := s.ranges.places[Background]; got != tt.want {
 					t.Errorf("after a disturbance %d places, want %d", got, tt.want)
+				}
+				s.landed(Range{}, false, 5)
+				if got := s.ranges.places[Background]; got != 2 {
+					t.Errorf("%d places where the host allows 5 requests", got)
 				}
 			})
 		})
