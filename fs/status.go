@@ -26,7 +26,7 @@ const (
 type Status struct {
 	Digest  digest.Digest
 	Image   string // reference that it was mounted for first
-	Format  string // of the blob: estargz, zstd:chunked
+	Format  string // of the blob: estargz, zstd:chunked; of a plain layer gzip, zstd, tar
 	State   State
 	Size    int64    // bytes, uncompressed
 	Fetched int64    // of those, bytes on disk

@@ -19,13 +19,14 @@ import (
 )
 
 // Prepare makes an active snapshot and returns its mounts, or, if the labels
-// offer a layer that can be lazy, makes the committed snapshot that containerd
+// offer a layer that [fs.FS] takes, makes the committed snapshot that containerd
 // wants in the end, and returns an error that is ErrAlreadyExists.
 //
-// It blocks on the network when a layer is offered, and for a container's
-// snapshot, at most fs.Options.PrefetchTimeout, until the prefetch lists of its
-// layers are on disk. Errors: ErrNotFound (parent), ErrAlreadyExists (key, or
-// the layer was taken), ErrUnavailable (a layer of the chain cannot be mounted).
+// It blocks on the network when a layer is offered, until all of it is there if
+// it is a plain one, and for a container's snapshot, at most
+// fs.Options.PrefetchTimeout, until the prefetch lists of its layers are on
+// disk. Errors: ErrNotFound (parent), ErrAlreadyExists (key, or the layer was
+// taken), ErrUnavailable (a layer of the chain cannot be mounted).
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	info, err := gather(opts)
 	if err != nil {

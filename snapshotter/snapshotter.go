@@ -7,14 +7,15 @@
 //
 //   - local: a directory that something was unpacked or written into, as with
 //     containerd's overlayfs, or
-//   - remote: a committed snapshot whose files are a layer that [fs.FS] shows.
-//     It has no directory of its own, only labels that say which layer it is.
+//   - remote: a committed snapshot whose files are a layer that [fs.FS] shows,
+//     be it lazy or plain. It has no directory of its own, only labels that say
+//     which layer it is.
 //
 // A chain may mix both in any order. A snapshot becomes remote in Prepare, when
 // containerd offers a layer by the label containerd.io/snapshot.ref: the layer
 // is mounted, committed under the name in that label, and the answer is
 // [errdefs.ErrAlreadyExists], which makes containerd skip the download. A layer
-// that cannot be lazy gets ordinary mounts, and containerd unpacks it.
+// that cannot be taken gets ordinary mounts, and containerd unpacks it.
 //
 // Several snapshots may show one layer (two namespaces, or two images that
 // share it). The layer is mounted once, and released by Cleanup when the last
