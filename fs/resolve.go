@@ -214,7 +214,7 @@ func (f *FS) openSiblings(ctx context.Context, m ocispec.Manifest, src Source) {
 		var group errgroup.Group
 		group.SetLimit(siblingsAtOnce)
 		for _, desc := range m.Layers {
-			sibling := Source{Ref: src.Ref, Digest: desc.Digest}
+			sibling := Source{Ref: src.Ref, Digest: desc.Digest, Manifest: src.Manifest}
 			sibling, err := sibling.from(m)
 			if err != nil || sibling.TOCDigest == "" || sibling.Digest == src.Digest {
 				continue

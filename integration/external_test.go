@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 	"github.com/sluice-snapshotter/sluice/integration/images"
+	"github.com/sluice-snapshotter/sluice/integration/link"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
@@ -36,6 +37,10 @@ func TestExternalTOC(t *testing.T) {
 		reg.Link.ResetCounts()
 		pull(t, n, c)
 		fewBytes(t, reg, im)
+		// containerd's two, the image's, and two for the image of TOCs.
+		if got := reg.Link.Counts().Kinds[link.Manifest].Requests; got != 5 {
+			t.Errorf("%d requests for manifests", got)
+		}
 		s, err := n.Status(t.Context())
 		if err != nil {
 			t.Fatal(err)
