@@ -5,8 +5,9 @@ CACHE  := $(CURDIR)/.cache
 OUT    := $(CURDIR)/out
 PREFIX ?= /usr/local
 VCS    := $(if $(shell git rev-parse HEAD 2>/dev/null),true,false)
-BUILD  := CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -ldflags '-s -w'
 LINT   := $(CACHE)/bin/golangci-lint
+# Debian packages to build with: runc, the race detector and libdeflate need C.
+DEV    := gcc libc6-dev libdeflate-dev
 # What `go test` is given; `make test TESTFLAGS='-run TestX -v' PKG=./fs` narrows it.
 PKG       ?= ./...
 TESTFLAGS ?=
@@ -19,24 +20,27 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## out/containerd-sluice-grpc and out/ctr-remote
-	$(BUILD) -o $(OUT)/ ./cmd/containerd-sluice-grpc ./cmd/ctr-remote
+build: ## out/containerd-sluice-grpc and out/ctr-remote, with libdeflate if its -dev package is there
+	@.ci/build -buildvcs=$(VCS) -o $(OUT)/ ./cmd/containerd-sluice-grpc ./cmd/ctr-remote
 
 .PHONY: demo
 demo: ## pull and run a real image lazily and with overlayfs, and print the table (IMAGE= LATENCY= BANDWIDTH= RUNS=)
-	.ci/install gcc libc6-dev
+	.ci/install $(DEV)
 	go run ./integration/demo
 
 .PHONY: test
-test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with the race detector
-	.ci/install gcc libc6-dev erofs-utils e2fsprogs umoci debootstrap
-	CGO_ENABLED=1 go test -race -timeout 20m $(TESTFLAGS) $(PKG)
+test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with the race detector; decoders also without libdeflate
+	.ci/install $(DEV) erofs-utils e2fsprogs umoci debootstrap
+	CGO_ENABLED=1 go test -race -timeout 20m -tags "$$(.ci/tags)" $(TESTFLAGS) $(PKG)
+	$(if $(filter ./...,$(PKG)),CGO_ENABLED=0 go build ./... && CGO_ENABLED=0 go test $(TESTFLAGS) ./fs/libdeflate ./fs/toc)
 
 .PHONY: test-all
 test-all: ## `make test` with the larger Debian images and the daemon under the race detector, most packages once more on one CPU, and `make fuzz`
-	.ci/install gcc libc6-dev erofs-utils e2fsprogs umoci debootstrap
-	CGO_ENABLED=1 SLUICE_TEST_ALL=1 SLUICE_RACE=1 go test -race -timeout 60m -count=1 ./...
-	CGO_ENABLED=1 go test -race -timeout 60m -count=1 -cpu 1 ./cache ./converter ./fs/... ./snapshotter
+	.ci/install $(DEV) erofs-utils e2fsprogs umoci debootstrap
+	CGO_ENABLED=1 SLUICE_TEST_ALL=1 SLUICE_RACE=1 go test -race -timeout 60m -count=1 -tags "$$(.ci/tags)" ./...
+	CGO_ENABLED=0 go test -count=1 ./fs/libdeflate ./fs/toc
+	CGO_ENABLED=1 go test -race -timeout 60m -count=1 -cpu 1 -tags "$$(.ci/tags)" ./cache ./converter ./fs/... ./snapshotter
+	CGO_ENABLED=1 SLUICE_TEST_ALL=1 go test -timeout 20m -count=1 -tags "$$(.ci/tags)" -run '^TestManyFiles$$' ./integration
 	$(MAKE) fuzz
 
 # What the benchmark suite is told, as flags (integration/bench): regular expressions, a file of peers, a number.
@@ -45,12 +49,12 @@ BENCH := go run ./integration/bench $(if $(ONLY),-only '$(ONLY)') $(if $(SYSTEMS
 
 .PHONY: bench
 bench: ## the benchmark suite, an hour; out/bench has the report (ONLY= SYSTEMS= PEERS= REPEAT= BENCHFLAGS=)
-	.ci/install gcc libc6-dev debootstrap
+	.ci/install $(DEV) debootstrap
 	$(BENCH)
 
 .PHONY: bench-quick
 bench-quick: ## three workloads on one link, in ten minutes
-	.ci/install gcc libc6-dev debootstrap
+	.ci/install $(DEV) debootstrap
 	$(BENCH) -quick
 
 .PHONY: bench-compare
@@ -60,18 +64,20 @@ bench-compare: ## compare the ratios of out/bench/report.json with those of OLD=
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (20s)
-	@set -e; for f in $$(git grep -lE '^func Fuzz' -- '*_test.go'); do \
+	@set -e; tags=$$(.ci/tags); for f in $$(git grep -lE '^func Fuzz' -- '*_test.go'); do \
 		for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$f"); do \
-			echo "== $$f $$name"; go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "./$$(dirname "$$f")"; \
+			echo "== $$f $$name"; go test -tags "$$tags" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "./$$(dirname "$$f")"; \
 		done; \
 	done
 
 .PHONY: lint
 lint: $(LINT) ## gofmt, go vet and golangci-lint with the list in .golangci.yml
+	.ci/install $(DEV)
 	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	go mod tidy -diff
 	go vet ./...
 	$(LINT) run ./...
+	@tags=$$(.ci/tags); test -z "$$tags" || { set -ex; go vet -tags "$$tags" ./fs/libdeflate ./fs/toc; $(LINT) run --build-tags "$$tags" ./fs/libdeflate ./fs/toc; }
 
 $(LINT): .ci/lint/go.mod .ci/lint/go.sum
 	cd .ci/lint && CGO_ENABLED=0 go build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

@@ -16,11 +16,16 @@ import (
 // Info says what a layer is.
 type Info struct {
 	Format         string        `json:"format"`         // as fs/toc names it
-	TOCDigest      digest.Digest `json:"tocDigest"`      // that of the TOC which the other files were made from
+	TOCDigest      digest.Digest `json:"tocDigest"`      // that of the TOC which the other files were made from; "" if there was none
 	BlobSize       int64         `json:"blobSize"`       // compressed bytes in the registry
 	DataSize       int64         `json:"dataSize"`       // bytes of the address space, a multiple of 4096
 	PrefetchChunks int           `json:"prefetchChunks"` // chunks [0, PrefetchChunks) are the prefetch list
 	ID             uint32        `json:"id"`             // the layer's number in this store: from 1, never given out twice
+	// DiffID is the digest of the layer's tar, if that was computed: "" for layers that came chunk by chunk.
+	DiffID digest.Digest `json:"diffID,omitempty"`
+	// Implied are directories that the tar has files in and says nothing of: unpacked, they would have the attributes that the
+	// same directories have in the layers below.
+	Implied []string `json:"implied,omitempty"`
 }
 
 // record is layer.json.
@@ -32,6 +37,8 @@ type record struct {
 	// ChunkBytes is the sum of the chunks' sizes, so that nobody has to walk the chunk table for it. A layer with chunks
 	// and without this number is one of before there was the number: it counts as damaged.
 	ChunkBytes int64 `json:"chunkBytes"`
+	// Sums is which kind of digest the chunks have.
+	Sums sums `json:"sums,omitempty"`
 	// Sealed says that all chunks are present, and were on disk when this was written.
 	Sealed bool `json:"sealed,omitempty"`
 	Info
@@ -51,26 +58,31 @@ func buildLayer(dir string, rec record, build func(meta *os.File, add func(Chunk
 	if err := build(meta, table.add); err != nil {
 		return err
 	}
-	if err := table.finish(); err != nil {
-		return err
-	}
-	if rec.PrefetchChunks < 0 || rec.PrefetchChunks > table.count {
-		return fmt.Errorf("prefetch list has %d chunks, the layer has %d", rec.PrefetchChunks, table.count)
-	}
-	rec.ChunkBytes = table.size
-	if err := createPresence(filepath.Join(dir, presentName), table.count, rec.Boot); err != nil {
-		return err
-	}
 	if err := createSparse(filepath.Join(dir, dataName), rec.DataSize); err != nil {
 		return err
 	}
-	if rec.Meta, err = checksum(filepath.Join(dir, metaName)); err != nil {
+	return rec.finish(dir, table, createPresence)
+}
+
+// finish writes what is about the other files, once those are there and the chunk table has all its records.
+func (r record) finish(dir string, table *tableWriter, present func(name string, chunks int, boot string) error) (err error) {
+	if err := table.finish(); err != nil {
 		return err
 	}
-	if rec.Chunks, err = checksum(filepath.Join(dir, chunksName)); err != nil {
+	if r.PrefetchChunks < 0 || r.PrefetchChunks > table.count {
+		return fmt.Errorf("prefetch list has %d chunks, the layer has %d", r.PrefetchChunks, table.count)
+	}
+	r.ChunkBytes = table.size
+	if err := present(filepath.Join(dir, presentName), table.count, r.Boot); err != nil {
 		return err
 	}
-	return rec.write(dir)
+	if r.Meta, err = checksum(filepath.Join(dir, metaName)); err != nil {
+		return err
+	}
+	if r.Chunks, err = checksum(filepath.Join(dir, chunksName)); err != nil {
+		return err
+	}
+	return r.write(dir)
 }
 
 // write replaces layer.json.
@@ -101,7 +113,7 @@ func readRecord(dir string) (record, error) {
 		return record{}, damaged("%s: %v", recordName, err)
 	}
 	if rec.Version != formatVersion || rec.ID == 0 || rec.DataSize < 0 || rec.BlobSize < 0 || rec.PrefetchChunks < 0 ||
-		rec.ChunkBytes < 0 || rec.ChunkBytes > rec.DataSize {
+		rec.ChunkBytes < 0 || rec.ChunkBytes > rec.DataSize || !rec.Sums.known() {
 		return record{}, damaged("%s: values out of range", recordName)
 	}
 	return rec, nil

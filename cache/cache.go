@@ -8,6 +8,9 @@
 //	present     the presence record: which chunks the data file holds
 //	layer.json  what the layer is, checksums of meta.erofs and chunks, the sum of the chunks' sizes, and whether it is sealed
 //
+// There are two kinds of layers. Those that Create makes come chunk by chunk, and what is lost of them is fetched again. Those that
+// Fill makes are there as a whole from the beginning, checked by whoever gave them, and come again as a whole.
+//
 // # What is believed
 //
 // No byte enters a data file before its chunk's digest has been checked, and a chunk is marked present only after its

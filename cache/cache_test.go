@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -143,7 +144,7 @@ func TestLayerSurvivesRestart(t *testing.T) {
 	smp.check(t, l, 1, 3)
 	want := smp.info()
 	want.ID = 1
-	if got := l.Info(); got != want {
+	if got := l.Info(); !reflect.DeepEqual(got, want) {
 		t.Errorf("Info() = %+v, want %+v", got, want)
 	}
 	for i, c := range smp.chunks {

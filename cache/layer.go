@@ -1,8 +1,6 @@
 package cache
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,6 +39,7 @@ type Layer struct {
 	dir    string
 	info   Info
 	size   int64 // of all chunks together
+	sums   sums  // of the chunks
 	store  *Store
 	refs   int // guarded by store.mu
 
@@ -70,7 +69,7 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 			return nil, err
 		}
 	}
-	l := &Layer{dir: dir, info: rec.Info, size: rec.ChunkBytes, whole: make(chan struct{})}
+	l := &Layer{dir: dir, info: rec.Info, size: rec.ChunkBytes, sums: rec.Sums, whole: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.free())
@@ -170,8 +169,8 @@ func (l *Layer) Find(off int64) int { return l.table.find(off) }
 // ErrNotStored. Storing a chunk again is harmless.
 func (l *Layer) Put(i int, p []byte) error {
 	c := l.table.chunk(i)
-	if got := sha256.Sum256(p); !bytes.Equal(got[:], c.Digest[:]) {
-		return &DigestError{Chunk: i, Got: digest.NewDigestFromBytes(digest.SHA256, got[:]), Want: digest.NewDigestFromBytes(digest.SHA256, c.Digest[:])}
+	if got := l.sums.of(p); got != c.Digest {
+		return &DigestError{Chunk: i, Got: l.sums.digest(got), Want: l.sums.digest(c.Digest)}
 	}
 	if _, err := l.data.WriteAt(p, c.DataOffset); err != nil {
 		return fmt.Errorf("chunk %d of layer %s: %w: %w", i, l.digest, ErrNotStored, err)

@@ -1,10 +1,6 @@
 package cache
 
-import (
-	"bytes"
-	"crypto/sha256"
-	"io"
-)
+import "io"
 
 // Has reports whether the data file holds chunk i. The first call after a reboot for a chunk that was there before reads
 // and hashes it.
@@ -25,9 +21,9 @@ func (l *Layer) check(i int) bool {
 
 // intact reports whether the data file has the bytes of c. It reads and hashes them.
 func (l *Layer) intact(c Chunk) bool {
-	h := sha256.New()
+	h := l.sums.new()
 	_, err := io.Copy(h, io.NewSectionReader(l.data, c.DataOffset, c.Size))
-	return err == nil && bytes.Equal(h.Sum(nil), c.Digest[:])
+	return err == nil && l.sums.sum(h) == c.Digest
 }
 
 func (l *Layer) mark(i int, size int64) {

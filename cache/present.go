@@ -32,7 +32,17 @@ type presence struct {
 	present, claimed []uint32
 }
 
+// createPresence writes a record of which no chunk is present.
 func createPresence(name string, chunks int, boot string) error {
+	return writePresence(name, chunks, boot, 0)
+}
+
+// createFull writes a record of which all chunks are present.
+func createFull(name string, chunks int, boot string) error {
+	return writePresence(name, chunks, boot, chunks)
+}
+
+func writePresence(name string, chunks int, boot string, present int) error {
 	if len(boot) != bootIDSize {
 		return fmt.Errorf("boot ID %q is not %d bytes", boot, bootIDSize)
 	}
@@ -40,6 +50,10 @@ func createPresence(name string, chunks int, boot string) error {
 	b = binary.NativeEndian.AppendUint32(b, presenceVersion)
 	b = binary.NativeEndian.AppendUint32(b, uint32(chunks))
 	b = append(b, boot...)
+	b = append(b, make([]byte, presenceHeader-len(b))...)
+	for ; present > 0; present -= 32 {
+		b = binary.NativeEndian.AppendUint32(b, uint32(1<<min(present, 32)-1))
+	}
 	// Written out, not left sparse: storing into a mapping must not need a block that a full disk hasn't got.
 	return os.WriteFile(name, b[:cap(b)], 0o600)
 }

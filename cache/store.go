@@ -56,15 +56,25 @@ func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add
 		return nil, fmt.Errorf("create layer %s: %w", d, err)
 	}
 
+	l, _, err := s.enter(d, tmp)
+	if err != nil {
+		return nil, fmt.Errorf("create layer %s: %w", d, err)
+	}
+	return l, nil
+}
+
+// enter makes a finished folder a layer, unless there is one already.
+func (s *Store) enter(d digest.Digest, tmp string) (l *Layer, isNew bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l, err := s.get(d); err == nil {
-		return l, nil
+		return l, false, nil
 	}
 	if err := s.publish(tmp, s.layerDir(d)); err != nil {
-		return nil, fmt.Errorf("create layer %s: %w", d, err)
+		return nil, false, err
 	}
-	return s.get(d)
+	l, err = s.get(d)
+	return l, true, err
 }
 
 // publish puts a finished folder in its place, in that of a damaged one if there is one.

@@ -18,7 +18,7 @@ type Chunk struct {
 	BlobOffset  int64    // where the compressed stream (gzip member, zstd frame) that holds it begins in the blob
 	BlobSize    int64    // how much of the blob that stream takes at most: up to the next stream
 	InnerOffset int64    // where the chunk begins in the decompressed stream
-	Digest      [32]byte // SHA-256 of the uncompressed bytes
+	Digest      [32]byte // of the uncompressed bytes: SHA-256, but see Store.Fill
 }
 
 // A chunk table is a header and fixed-size records, all little endian, in the order of DataOffset:

@@ -12,11 +12,7 @@ import (
 func BenchmarkRead(b *testing.B) {
 	const size = 256 << 20
 	l := buildBlob(b, []file{regular("file", noise(1, size))})
-	for _, c := range []struct {
-		name     string
-		mode     Mode
-		noNative bool
-	}{{"native", EROFS, false}, {"loop", Loop, false}, {"lazy", EROFS, true}, {"lazy loop", Loop, true}, {"tree", FUSE, true}} {
+	for _, c := range everyKind {
 		for _, from := range []string{"disk", "memory"} {
 			b.Run(c.name+" from "+from, func(b *testing.B) {
 				n := newNode(b, Options{Mode: c.mode, NoNative: c.noNative, Background: true})

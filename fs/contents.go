@@ -6,13 +6,16 @@ import (
 	"time"
 )
 
+// prefetchAwaited is how many compressed bytes of a layer's prefetch list a container's start waits for. A program reads its list
+// from front to back, and slower than it comes: more would only keep it from beginning.
+const prefetchAwaited = 16 << 20
+
 // fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it. Once all of it has
 // come, whoever asked for it, the layer gets its native mount.
 func (f *FS) fetch(ctx context.Context, m *mounted) {
 	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
 		defer close(m.ended)
-		err := m.shown.layer.Prefetch(ctx)
-		close(m.fetched)
+		err := m.shown.layer.Prefetch(ctx, prefetchAwaited, func() { close(m.fetched) })
 		if err != nil && ctx.Err() == nil {
 			m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
 		}
@@ -31,13 +34,25 @@ const (
 	// nativeRetry is how long after a native mount failed it is tried again, for the first time; then twice as long, up to an hour.
 	nativeRetry    = time.Minute
 	maxNativeRetry = time.Hour
+
+	// settleTime is how long a plain layer that has just come stays as it is. All of it is in the page cache, where a container
+	// that starts now has it; sealing a layer drops it from there, and native mounts would not look there anyway.
+	settleTime = 10 * time.Second
 )
 
 // complete brings the whole layer and its native mount, as far as they are wanted. A disk that loses what it was given
 // sends it back to the beginning.
 func (f *FS) complete(ctx context.Context, m *mounted) {
 	for wait := f.retry; ; wait = min(2*wait, maxNativeRetry) {
-		if f.opts.Background {
+		if m.src.plain() {
+			if err := f.mend(ctx, m); err != nil && ctx.Err() == nil {
+				m.shown.logger.WithError(err).Warn("the layer could not be fetched again; it will be tried later")
+				if !pause(ctx, wait) {
+					return
+				}
+				continue
+			}
+		} else if f.opts.Background {
 			if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
 				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
 			}
@@ -50,16 +65,27 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 		case <-ctx.Done():
 			return
 		}
+		if m.src.plain() && !pause(ctx, f.settling) {
+			return
+		}
 		err := f.showNative(ctx, m)
 		if err == nil {
 			m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
 			return
 		}
 		m.shown.logger.WithError(err).Warn(staysLazy)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !pause(ctx, wait) {
 			return
 		}
+	}
+}
+
+// pause waits, and reports false if ctx has ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }

@@ -21,7 +21,7 @@ type erofsMounter struct {
 	dir          string
 	readAheadKiB int
 	loop         bool // by loop devices: the kernel does not mount files
-	directIO     bool // EROFS can be told to read files past their page cache, so that contents are in memory once
+	directIO     bool // EROFS, or the loop devices, can be told to read files past their page cache, so that contents are in memory once
 
 	mu sync.Mutex // one mount at a time, so that the new backing device is that of the new mount
 }
@@ -72,7 +72,7 @@ type erofsImage struct {
 	image    string // path of the metadata image
 	device   string // path of the file that holds the contents of its files
 	loop     bool   // both by loop devices
-	directIO bool
+	directIO bool   // past the page caches of both, or not at all; loop devices are asked for it anyway
 }
 
 // mount mounts it at point, and returns the backing devices that have the readahead of the new mount.
@@ -106,12 +106,18 @@ func (im erofsImage) mountFiles(point string) error {
 // mountByLoop makes two loop devices, which go with the mount.
 func (im erofsImage) mountByLoop(point string) (bdis []string, err error) {
 	attached := im
+	attached.directIO = false // an option of mounts of files
 	for _, path := range []*string{&attached.image, &attached.device} {
 		dev, err := mount.SetupLoop(*path, mount.LoopParams{Readonly: true, Autoclear: true, Direct: true})
 		if err != nil {
 			return nil, fmt.Errorf("loop device for %s: %w", *path, err)
 		}
 		defer dev.Close()
+		if im.directIO {
+			if err := checkDirect(dev); err != nil {
+				return nil, fmt.Errorf("loop device for %s: %w", *path, err)
+			}
+		}
 		*path = dev.Name()
 	}
 	if err := attached.mountFiles(point); err != nil {
@@ -122,4 +128,16 @@ func (im erofsImage) mountByLoop(point string) (bdis []string, err error) {
 		return nil, nil //nolint:nilerr // mounted all the same: readahead is as the kernel has it
 	}
 	return []string{name}, nil
+}
+
+// checkDirect reports that a loop device reads its file by the page cache: to the kernel, direct I/O is only a wish.
+func checkDirect(dev *os.File) error {
+	info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if err != nil {
+		return &os.PathError{Op: "get status", Path: dev.Name(), Err: err}
+	}
+	if info.Flags&unix.LO_FLAGS_DIRECT_IO == 0 {
+		return errors.New("the kernel does not read the file by direct I/O")
+	}
+	return nil
 }

@@ -12,6 +12,8 @@
 //     image, and the kernel may cache all of it for ever.
 //   - way: one of these folders for a layer. Path gives the best one of the moment.
 //   - mounted: a layer that Path has an answer for.
+//   - plain layer: one without a TOC. It is in the store as a whole before it is mounted (package fs/plain), and its diffID was
+//     checked: it is only given to who can say which one it has to have.
 //
 // # Deadlocks
 //
@@ -51,8 +53,9 @@ const (
 	defaultReadAheadKiB    = 2048             // measured: 0.69 GB/s with the kernel's 128, 1.3 with 2048
 )
 
-// ErrNotLazy says that a layer has no digest of a TOC, so that it cannot be mounted before it was pulled.
-var ErrNotLazy = errors.New("layer has no TOC digest: it is not in a lazy format")
+// ErrNotLazy says that a layer is not for this package: it has no digest of a TOC, so that it cannot be mounted before it was pulled,
+// and it is no plain layer either whose diffID could be checked.
+var ErrNotLazy = errors.New("layer has no TOC digest, and is no plain layer that can be checked")
 
 // Mode is how layers are mounted.
 type Mode string
@@ -82,6 +85,7 @@ type Options struct {
 
 	Mode            Mode          // "" means Auto
 	NoNative        bool          // leave complete layers on the blob server
+	NoPlain         bool          // do not take plain layers
 	Background      bool          // fetch all of a layer once it is mounted, not only what is read
 	PrefetchTimeout time.Duration // how long Wait waits at most; 0 means 10 s
 	ReadAheadKiB    int           // KiB that the kernel reads ahead in mounts; 0 means 2048
@@ -127,12 +131,14 @@ type FS struct {
 	opts      Options
 	erofs     *erofsMounter // nil: layers are shown as FUSE trees
 	retry     time.Duration // nativeRetry, but in tests
+	settling  time.Duration // settleTime, but in tests
 	server    *server
 	tasks     tasks
 	manifests manifests
 	external  manifests          // of images of TOCs, by the manifests of the images that they are for
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
 	ahead     ahead
+	images    underWay // whose layers are brought ahead of their turn
 
 	closing  sync.Once
 	closeErr error
@@ -169,11 +175,12 @@ func New(ctx context.Context, o Options) (*FS, error) {
 		return nil, fmt.Errorf("serve layers: %w", err)
 	}
 	return &FS{
-		opts:   o,
-		erofs:  erofs,
-		retry:  nativeRetry,
-		server: srv,
-		slots:  make(map[digest.Digest]*slot),
+		opts:     o,
+		erofs:    erofs,
+		retry:    nativeRetry,
+		settling: settleTime,
+		server:   srv,
+		slots:    make(map[digest.Digest]*slot),
 	}, nil
 }
 

@@ -21,8 +21,14 @@ type Source struct {
 	TOCDigest digest.Digest // from a label; "" if not known
 	Size      int64         // bytes of the blob; 0 if not known
 
-	place toc.Place // of the TOC, where a manifest has told it
-	whole bool      // to be fetched at once, by its manifest
+	// What a plain layer is checked against: its diffID, or else the chain ID that it makes on top of the layers below, which
+	// have the chain ID Below; "" if there are none.
+	DiffID, Chain, Below digest.Digest
+
+	// From the manifest.
+	place     toc.Place // of the TOC; zero if it is not told
+	whole     bool      // the layer is so small that it is fetched along with its TOC
+	mediaType string    // "" unless the layer is a plain one
 }
 
 // mounted is a layer that the kernel sees.
@@ -31,7 +37,7 @@ type mounted struct {
 	places  *sources // of all images it was mounted for
 	shown   *shown
 	ways    ways
-	fetched chan struct{} // closed when the prefetch list is on disk, or given up
+	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end
 	ended   chan struct{} // closed when neither is under way any more
 }
@@ -43,7 +49,8 @@ const bringTimeout = 30 * time.Second
 var errSlow = fmt.Errorf("the registry has not sent the layer's TOC within %s", bringTimeout)
 
 // Mount makes Path have an answer for src.Digest. It does nothing if it has one. It needs the network only for a layer
-// that the store does not have, or whose TOC digest src does not say. The error is ErrNotLazy if nothing has a TOC digest for it.
+// that the store does not have, or whose TOC digest src does not say. The error is ErrNotLazy if nothing has a TOC digest for it,
+// and it is no plain layer whose diffID src can tell. A plain layer is fetched as a whole, for as long as it takes.
 //
 // When ctx ends Mount returns, but mounting goes on, for others and for the next attempt.
 func (f *FS) Mount(ctx context.Context, src Source) error {
@@ -67,10 +74,19 @@ func (f *FS) Mount(ctx context.Context, src Source) error {
 // agree checks that src means the layer that is mounted: one blob has one TOC, and an image that names another must not
 // be given what a different image, from a registry that lies, has brought. Its repository is one more to fetch from.
 func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
+	if m.src.plain() {
+		if err := src.prove(m.src.DiffID); err != nil {
+			return err
+		}
+		return f.addSource(m.places, src)
+	}
 	if src.TOCDigest == "" {
 		if src, err = f.resolve(ctx, src); err != nil {
 			return err
 		}
+	}
+	if src.plain() {
+		return errUnproven
 	}
 	if src, err = src.with(m.src.TOCDigest, m.src.Size); err != nil {
 		return err
@@ -78,7 +94,7 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
 	return f.addSource(m.places, src)
 }
 
-// Source returns what a mounted layer was mounted from, with the TOC digest and size that were learned on the way. The
+// Source returns what a mounted layer was mounted from, with the TOC digest, diffID and size that were learned on the way. The
 // error is fs.ErrNotExist if the layer is not mounted.
 func (f *FS) Source(d digest.Digest) (Source, error) {
 	m, err := f.lookup(d)
@@ -95,6 +111,11 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	defer cancel()
 	if src, err = f.bring(bringing, src); err != nil {
 		return nil, err
+	}
+	if src.plain() { // it takes as long as it takes
+		if src, err = f.bringWhole(ctx, src); err != nil {
+			return nil, err
+		}
 	}
 	l, err := f.openMounted(ctx, src)
 	if err != nil {
@@ -153,8 +174,8 @@ func (f *FS) dismantle(m *mounted) error {
 	return errors.Join(err, m.ways.close())
 }
 
-// Wait returns when the prefetch lists of mounted layers are on disk, or could not be fetched, or when PrefetchTimeout
-// has passed: then the container starts all the same. The error is ctx's, or fs.ErrNotExist if a layer is not mounted.
+// Wait returns when the prefetch lists of mounted layers are on disk, of long ones the beginning, or could not be fetched, or when
+// PrefetchTimeout has passed: then the container starts all the same. The error is ctx's, or fs.ErrNotExist if a layer is not mounted.
 func (f *FS) Wait(ctx context.Context, ds []digest.Digest) error {
 	timeout := time.NewTimer(f.opts.PrefetchTimeout)
 	defer timeout.Stop()

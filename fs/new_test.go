@@ -191,14 +191,13 @@ func TestReadAhead(t *testing.T) {
 			}
 			names = []string{fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))}
 		}
-		if len(names) == 0 {
-			t.Fatal("no backing device for the mount")
-		}
-		for _, name := range names {
-			b, err := os.ReadFile(filepath.Join(bdiDir, name, "read_ahead_kb"))
-			if got, _ := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || got != 1536 {
-				t.Errorf("%s: %d, %v; want 1536", name, got, err)
-			}
+		// EROFS mounts that other test processes made meanwhile are among them.
+		raised := slices.ContainsFunc(names, func(name string) bool {
+			b, err := os.ReadFile(filepath.Join(bdiDir, name, readAheadName))
+			return err == nil && strings.TrimSpace(string(b)) == "1536"
+		})
+		if !raised {
+			t.Errorf("none of the backing devices %v reads ahead by 1536 KiB", names)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
@@ -26,14 +27,14 @@ func chooseMount(ctx context.Context, o Options) (*erofsMounter, error) {
 			refusals = append(refusals, refusal)
 			continue
 		}
-		m.loop = loop
-		if !loop { // loop devices are asked for it anyway
-			if refusal, err = probeEROFS(o, erofsImage{directIO: true}); err != nil {
-				return nil, fmt.Errorf("probe EROFS: %w", err)
-			}
-			m.directIO = refusal == nil
+		if refusal, err = probeEROFS(o, erofsImage{loop: loop, directIO: true}); err != nil {
+			return nil, fmt.Errorf("probe EROFS: %w", err)
 		}
+		m.loop, m.directIO = loop, refusal == nil
 		log.G(ctx).WithField("loop", loop).WithField("directio", m.directIO).Info("layers are mounted as EROFS")
+		if loop && !m.directIO {
+			warnCachedTwice(ctx, o.ProbeDir, refusal)
+		}
 		return m, nil
 	}
 	return withoutEROFS(ctx, o.Mode, errors.Join(refusals...))
@@ -49,6 +50,16 @@ func withoutEROFS(ctx context.Context, mode Mode, refused error) (*erofsMounter,
 		log.G(ctx).WithError(refused).Info("layers are mounted as FUSE trees, as EROFS cannot be mounted")
 	}
 	return nil, nil
+}
+
+// warnCachedTwice says what it costs that loop devices read files in dir by their page cache, and what would help.
+func warnCachedTwice(ctx context.Context, dir string, refusal error) {
+	logger := log.G(ctx).WithError(refusal).WithField("folder", dir)
+	if info, err := mount.Lookup(dir); err == nil {
+		logger = logger.WithField("filesystem", info.FSType)
+	}
+	logger.Warn("what is read of complete layers is in memory twice; avoid it by a root folder on a file system with direct I/O, such as ext4 " +
+		"or XFS, on a disk with sectors of 512 bytes")
 }
 
 // probeName is that of the image and the mount point of a probe. One that was killed leaves them to the next.

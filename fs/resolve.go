@@ -11,23 +11,18 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
-// siblingsAtOnce is how many layers of an image are opened at once ahead of their turn: as many as the scheduler lets ask by default.
-// Each is one small request, or two.
-const siblingsAtOnce = 16
-
 // bring makes the store have the layer: at once if it has it, else by its TOC from the registry. It returns src with
-// what was learned.
+// what was learned. If that is a plain layer, it is for bringWhole to do that.
 func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	var err error
 	began := time.Now()
-	resolved := src.TOCDigest == ""
+	resolved := src.TOCDigest == "" && src.DiffID == ""
 	if resolved { // also if the store has it, which may be on the word of another image
 		if src, err = f.resolve(ctx, src); err != nil {
 			return src, err
@@ -39,7 +34,7 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		if err := st.Close(); err != nil {
 			return src, err
 		}
-		return src.with(info.TOCDigest, info.BlobSize)
+		return src.has(info)
 	}
 	if !errors.Is(err, iofs.ErrNotExist) {
 		return src, err
@@ -48,6 +43,12 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		if src, err = f.resolve(ctx, src); err != nil {
 			return src, err
 		}
+	}
+	if m, ok := f.manifests.find(src.Manifest); ok { // of an earlier pull, or the others are on their way already
+		f.bringSiblings(ctx, m, src)
+	}
+	if src.plain() {
+		return src, nil
 	}
 	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
 		err := f.create(ctx, src)
@@ -84,12 +85,16 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 	if err := f.addSource(places, src); err != nil {
 		return nil, err
 	}
+	var blob layer.Blob = places
+	if src.plain() {
+		blob = lostBlob{}
+	}
 	l, err := layer.Open(ctx, layer.Options{
 		Ref:       src.Ref,
 		Digest:    src.Digest,
 		Store:     f.opts.Store,
 		Scheduler: f.opts.Scheduler,
-		Blob:      places,
+		Blob:      blob,
 		BlobSize:  src.Size,
 		TOCDigest: src.TOCDigest,
 		TOCPlace:  src.place,
@@ -138,37 +143,45 @@ func (f *FS) observer(ctx context.Context, src Source) layer.Observer {
 	return o
 }
 
-// resolve fills in the TOC digest and the size of a layer from its image's manifest. Where that had to be fetched, all
-// other lazy layers of the image are opened too: containerd will ask for them, but one after the other.
+// resolve fills in the TOC digest, or the media type, and the size of a layer from its image's manifest. Where that had to be fetched,
+// all other layers of the image are brought too: containerd will ask for them, but one after the other.
 func (f *FS) resolve(ctx context.Context, src Source) (Source, error) {
 	if src.Manifest != "" {
 		m, fetched, err := f.manifests.get(ctx, f.opts.Registry, src)
 		if err != nil {
 			return src, err
 		}
-		if src, err = src.from(m); err != nil {
+		if src, err = f.from(src, m); err != nil {
 			return src, err
 		}
 		if fetched {
-			f.openSiblings(ctx, m, src)
+			f.bringSiblings(ctx, m, src)
 		}
 	}
-	if src.TOCDigest == "" {
+	if src.TOCDigest == "" && !src.plain() {
 		return src, ErrNotLazy
 	}
 	return src, nil
 }
 
 // from adds to src what its manifest says of it.
-func (src Source) from(m ocispec.Manifest) (Source, error) {
+func (f *FS) from(src Source, m ocispec.Manifest) (Source, error) {
 	for _, desc := range m.Layers {
 		if desc.Digest == src.Digest {
-			d, place := toc.Annotated(desc.Annotations)
-			src.place, src.whole = place, desc.Size <= wholeSize(m.Layers)
-			return src.with(d, desc.Size)
+			if f.takes(desc) && src.provable() {
+				src.mediaType = desc.MediaType
+			}
+			return src.told(desc, m)
 		}
 	}
 	return src, fmt.Errorf("manifest %s has no such layer", src.Manifest)
+}
+
+// told adds to src what its descriptor in m says.
+func (src Source) told(desc ocispec.Descriptor, m ocispec.Manifest) (Source, error) {
+	d, place := toc.Annotated(desc.Annotations)
+	src.place, src.whole = place, desc.Size <= wholeSize(m.Layers)
+	return src.with(d, desc.Size)
 }
 
 // wholeLimit is how many bytes of an image are fetched along with TOCs, layers that are fetched whole: where the contents are wanted
@@ -205,27 +218,4 @@ func (src Source) with(d digest.Digest, size int64) (Source, error) {
 		src.Size = size
 	}
 	return src, nil
-}
-
-// openSiblings brings the other lazy layers of an image into the store, in the background. One that fails will say so
-// when it is mounted itself.
-func (f *FS) openSiblings(ctx context.Context, m ocispec.Manifest, src Source) {
-	f.tasks.start(ctx, func(ctx context.Context) {
-		var group errgroup.Group
-		group.SetLimit(siblingsAtOnce)
-		for _, desc := range m.Layers {
-			sibling := Source{Ref: src.Ref, Digest: desc.Digest, Manifest: src.Manifest}
-			sibling, err := sibling.from(m)
-			if err != nil || sibling.TOCDigest == "" || sibling.Digest == src.Digest {
-				continue
-			}
-			group.Go(func() error {
-				if _, err := f.bring(ctx, sibling); err != nil {
-					log.G(ctx).WithError(err).WithField("layer", desc.Digest).Debug("open a layer ahead of its turn")
-				}
-				return nil
-			})
-		}
-		_ = group.Wait() // never an error
-	})
 }

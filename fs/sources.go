@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/remote"
 )
 
@@ -77,6 +78,16 @@ func (s *sources) Distrust(host string) {
 	if b := s.latest(); b != nil {
 		b.Distrust(host)
 	}
+}
+
+// Link returns what the way to who answered last is like.
+func (s *sources) Link() layer.Link {
+	b := s.latest()
+	if b == nil {
+		return layer.Link{}
+	}
+	link := b.Link()
+	return layer.Link{RTT: link.RTT, Rate: link.Rate}
 }
 
 func (s *sources) latest() *remote.Blob {

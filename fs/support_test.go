@@ -306,3 +306,10 @@ func inModes(t *testing.T, test func(t *testing.T, mode Mode)) {
 		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
 	}
 }
+
+// everyKind has all kinds of mounts that a complete layer can have.
+var everyKind = []struct {
+	name     string
+	mode     Mode
+	noNative bool
+}{{"native", EROFS, false}, {"loop", Loop, false}, {"lazy", EROFS, true}, {"lazy loop", Loop, true}, {"tree", FUSE, true}}

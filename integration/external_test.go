@@ -41,13 +41,7 @@ func TestExternalTOC(t *testing.T) {
 		if got := reg.Link.Counts().Kinds[link.Manifest].Requests; got != 5 {
 			t.Errorf("%d requests for manifests", got)
 		}
-		s, err := n.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(s.Layers) != len(im.Manifest.Layers) {
-			t.Errorf("%d layers are lazy, the image has %d", len(s.Layers), len(im.Manifest.Layers))
-		}
+		layersOf(t, n, string(toc.EStargz), len(im.Manifest.Layers))
 		got := walk(t, n, lazily(c), dirs...)
 		for _, tree := range []map[string]entry{got, want} { // estargz's writer rounds times
 			for path, e := range tree {
@@ -63,15 +57,7 @@ func TestExternalTOC(t *testing.T) {
 		c := stack.Container{Ref: upload(t, reg, im, "test/odd:lazy"), Args: []string{"/probe", "walk", "/probe"}}
 		pull(t, n, c)
 		run(t, n, c)
-		s, err := n.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, l := range s.Layers {
-			if l.Format == string(toc.EStargz) {
-				t.Errorf("layer %+v without a TOC", l)
-			}
-		}
+		layersOf(t, n, string(toc.EStargz), 0)
 	})
 }
 

@@ -65,6 +65,49 @@ func TestFaultsThatPass(t *testing.T) {
 	}
 }
 
+// TestUnreliableRegistry has every kind of fault hit 5 % of all requests for layers, wrong bytes among them, while a container reads its
+// whole image and background fetches it, too: every byte is right.
+func TestUnreliableRegistry(t *testing.T) {
+	eachMount(t, func(t *testing.T, mount string) {
+		t.Parallel()
+		reg := registry(t)
+		o := daemon(mount)
+		o.TOML = strings.Replace(o.TOML, "background = false", "background = true", 1)
+		n := nodeWith(t, stack.NodeOptions{Daemon: o})
+		dirs := []string{"/usr", "/hello", "/probe"}
+		plain := stack.Container{Ref: upload(t, reg, plainImage(t, goroot), "test/goroot:plain")}
+		if err := n.Pull(t.Context(), plain); err != nil {
+			t.Fatal(err)
+		}
+		want := walk(t, n, plain, dirs...)
+
+		im := lazyImage(t, goroot)
+		lazy := stack.Container{Ref: upload(t, reg, im, "test/goroot:esgz")}
+		var faults []*link.Injection
+		inject := func(fault link.Effect) {
+			for _, l := range im.Manifest.Layers { // and not what containerd asks for, who gives up at once
+				rule := link.Rule{Method: "GET", Blob: l.Digest, Probability: 0.05, Seed: uint64(len(faults))}
+				faults = append(faults, reg.Link.Inject(rule, fault))
+			}
+		}
+		inject(link.Flip{})
+		for _, fault := range unreliable {
+			inject(fault)
+		}
+		reg.Link.ResetCounts()
+		pull(t, n, lazy)
+		sameTree(t, walk(t, n, lazily(lazy), dirs...), want)
+		hits := 0
+		for _, f := range faults {
+			hits += f.Hits()
+		}
+		if hits < 10 {
+			t.Errorf("only %d faults", hits)
+		}
+		t.Logf("%d faults in %d requests", hits, reg.Link.Counts().Total().Requests)
+	})
+}
+
 // TestFaultsThatStay has a registry that goes on misbehaving: the pull fails, the read fails, both in time, and when the registry
 // is well again both succeed.
 func TestFaultsThatStay(t *testing.T) {

@@ -40,13 +40,7 @@ func TestLayersOfStargz(t *testing.T) {
 					t.Fatal(err)
 				}
 				pull(t, n, stack.Container{Ref: lazy})
-				s, err := n.Status(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if len(s.Layers) != 2 || s.Layers[0].Format != c.format || s.Layers[1].Format != c.format {
-					t.Errorf("layers %+v, want two of %s", s.Layers, c.format)
-				}
+				layersOf(t, n, c.format, 2)
 				want := walk(t, n, stack.Container{Ref: plain}, dirs...)
 				sameTree(t, walk(t, n, lazily(stack.Container{Ref: lazy}), dirs...), want)
 				if len(want) < 14 {
@@ -54,6 +48,24 @@ func TestLayersOfStargz(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// layersOf checks how many layers of a format the daemon has.
+func layersOf(t *testing.T, n *stack.Node, format string, want int) {
+	t.Helper()
+	s, err := n.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := 0
+	for _, l := range s.Layers {
+		if l.Format == format {
+			got++
+		}
+	}
+	if got != want {
+		t.Errorf("layers %+v, want %d of %s", s.Layers, want, format)
 	}
 }
 
@@ -72,19 +84,7 @@ func TestLayersOfPodman(t *testing.T) {
 				if err := n.Pull(t.Context(), ordinary); err != nil {
 					t.Fatal(err)
 				}
-				s, err := n.Status(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				formats := 0
-				for _, l := range s.Layers {
-					if l.Format == "zstd:chunked" {
-						formats++
-					}
-				}
-				if formats != 2 {
-					t.Errorf("layers %+v, want two of zstd:chunked", s.Layers)
-				}
+				layersOf(t, n, "zstd:chunked", 2)
 				want := walk(t, n, ordinary, dirs...)
 				sameTree(t, walk(t, n, lazily(c), dirs...), want)
 				if len(want) < 14 {

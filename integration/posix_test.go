@@ -62,8 +62,8 @@ func TestExtreme(t *testing.T) {
 	})
 }
 
-// TestHuge reads here and there in a file of more than 4 GiB, and not much more of it than that is put on the disk. It is not for complete
-// layers: they would take 4 GiB and half a minute.
+// TestHuge reads here and there in a file of more than 4 GiB, and not much more of it than that is put on the disk. Complete
+// layers would take 4 GiB and half a minute: they have a test in package fs.
 func TestHuge(t *testing.T) {
 	im := must(t, func() (*images.Image, error) { return images.Huge(t.Context()) })
 	marks := images.HugeMarks()

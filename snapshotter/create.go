@@ -74,11 +74,11 @@ func logFallback(ctx context.Context, target string, labels map[string]string, e
 	l := log.G(ctx).WithError(err).WithField("image", src.Ref).WithField("layer", src.Digest).WithField("snapshot", target)
 	switch {
 	case errors.Is(err, fs.ErrNotLazy):
-		l.Debug("layer is not lazy, containerd unpacks it")
+		l.Debug("layer is not one to take, containerd unpacks it")
 	case errors.Is(err, errNoSource):
 		l.Info("layer without a source, containerd unpacks it")
 	default:
-		l.Warn("layer cannot be mounted lazily, containerd unpacks it")
+		l.Warn("layer cannot be mounted, containerd unpacks it")
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/archive"
@@ -101,10 +102,22 @@ func (r *registry) lazyTar(t *testing.T, content []byte) layer {
 	}
 }
 
-// plainLayer makes an ordinary layer of files.
+// foreignLayer makes a layer of files that Sluice leaves to containerd.
+func (r *registry) foreignLayer(t *testing.T, files map[string]string) layer {
+	t.Helper()
+	l := r.plainLayer(t, files)
+	l.desc.MediaType = images.MediaTypeDockerSchema2LayerForeignGzip
+	return l
+}
+
+// plainLayer makes a plain layer of files.
 func (r *registry) plainLayer(t *testing.T, files map[string]string) layer {
 	t.Helper()
-	content := tarOf(t, files)
+	return r.plainTar(t, tarOf(t, files))
+}
+
+func (r *registry) plainTar(t *testing.T, content []byte) layer {
+	t.Helper()
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
 	if _, err := w.Write(content); err != nil {

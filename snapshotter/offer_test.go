@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/stargz-snapshotter/estargz"
@@ -18,7 +19,7 @@ func TestFallback(t *testing.T) {
 		name  string
 		spoil func(r *registry, img *image, labels map[string]string)
 	}{
-		{"no TOC digest", func(r *registry, img *image, labels map[string]string) {
+		{"foreign layer", func(r *registry, img *image, labels map[string]string) {
 			delete(labels, estargz.TOCJSONDigestAnnotation)
 		}},
 		{"wrong TOC digest", func(r *registry, img *image, labels map[string]string) {
@@ -50,8 +51,9 @@ func TestFallback(t *testing.T) {
 				r := newRegistry(t)
 				img := r.image(t, "app", r.lazyLayer(t, bottomFiles))
 				labels := img.labels(0)
-				if test.name == "no TOC digest" { // nor in the manifest
+				if test.name == "foreign layer" {
 					img.layers[0].desc.Annotations = nil
+					img.layers[0].desc.MediaType = images.MediaTypeDockerSchema2LayerForeignGzip
 					img = r.image(t, "app", img.layers[0])
 					labels = img.labels(0)
 				}
@@ -104,7 +106,7 @@ func TestStargzLabels(t *testing.T) {
 	}
 }
 
-// ordinary one of a remote one, by its labels.
+// plain one of a remote one, by its labels.
 func TestLabelsAreOurs(t *testing.T) {
 	needRoot(t)
 	r := newRegistry(t)

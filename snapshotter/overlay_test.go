@@ -1,8 +1,6 @@
 package snapshotter_test
 
 import (
-	"archive/tar"
-	"bytes"
 	"errors"
 	"maps"
 	"os"
@@ -16,57 +14,9 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/fs"
 )
-
-// TestXattrs reads xattrs of a lazy layer as a container does. Those of
-// SELinux and IMA are on this kernel what any other security.* is.
-func TestXattrs(t *testing.T) {
-	want := map[string]string{
-		"user.simple":         "value",
-		"user.large":          string(bytes.Repeat([]byte("x"), 3000)),
-		"security.selinux":    "system_u:object_r:container_file_t:s0\x00",
-		"security.ima":        "\x03\x02\x04",
-		"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", // cap_net_raw+ep
-	}
-	header := tar.Header{Name: "file", Mode: 0o755, Format: tar.FormatPAX, PAXRecords: make(map[string]string)}
-	for name, value := range want {
-		header.PAXRecords["SCHILY.xattr."+name] = value
-	}
-	var content bytes.Buffer
-	w := tar.NewWriter(&content)
-	if err := errors.Join(w.WriteHeader(&header), w.Close()); err != nil {
-		t.Fatal(err)
-	}
-	eachMode(t, func(t *testing.T, mode fs.Mode) {
-		r := newRegistry(t)
-		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyTar(t, content.Bytes()))
-		s := newStand(t, mode, t.TempDir())
-		ctx, sn := namespace(t, "test"), s.containerd()
-		if _, err := img.pull(ctx, sn, "pull"); err != nil {
-			t.Fatal(err)
-		}
-		mounts, err := sn.Prepare(ctx, "container", img.top())
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = mount.WithTempMount(ctx, mounts, func(root string) error {
-			for name, value := range want {
-				got := make([]byte, 4096)
-				n, err := unix.Lgetxattr(filepath.Join(root, "file"), name, got)
-				if err != nil || string(got[:n]) != value {
-					t.Errorf("%s: %q, %v, want %q", name, got[:max(n, 0)], err, value)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	})
-}
 
 // TestOpaque has a layer that hides what the layer below has in a directory.
 func TestOpaque(t *testing.T) {
@@ -103,10 +53,7 @@ func TestVolatile(t *testing.T) {
 	needRoot(t)
 	r := newRegistry(t)
 	img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, topFiles))
-	s := newStand(t, fs.Auto, t.TempDir())
-	s.stop(t)
-	s.volatile = true
-	s.start(t)
+	s := openStand(t, &stand{root: t.TempDir(), mode: fs.Auto, volatile: true})
 	ctx, sn := t.Context(), s.snapshotter
 	if _, err := img.pull(namespace(t, "test"), s.containerd(), "pull"); err != nil {
 		t.Fatal(err)

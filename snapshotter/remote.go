@@ -29,14 +29,52 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, target, parent string, 
 	if parent == "" && labels[parentChainLabel] != "" {
 		return errRebase
 	}
-	if found, err := s.adopt(ctx, target, parent, labels); found || err != nil {
-		return err
+	src, err := s.offered(ctx, target, parent, labels)
+	if found, adoptErr := s.adopt(ctx, target, parent, offer{labels, src, err}); found || adoptErr != nil {
+		return adoptErr
 	}
-	src, err := offeredSource(labels)
 	if err != nil {
 		return err
 	}
 	return s.mountAndCommit(ctx, target, parent, labels, src)
+}
+
+// offered is the layer that the labels name, and what its diffID has to make of parent, if both names are chain IDs.
+func (s *Snapshotter) offered(ctx context.Context, target, parent string, labels map[string]string) (fs.Source, error) {
+	src, err := offeredSource(labels)
+	if err != nil {
+		return src, err
+	}
+	below, known, err := s.chainID(ctx, parent)
+	if chain, parseErr := digest.Parse(target); parseErr == nil && known {
+		src.Chain, src.Below = chain, below
+	}
+	return src, err
+}
+
+// chainID is what containerd calls the snapshot named name: its own names are others, as are those of targets that are taken. known
+// is false if it is no chain ID.
+func (s *Snapshotter) chainID(ctx context.Context, name string) (id digest.Digest, known bool, err error) {
+	if name == "" {
+		return "", true, nil
+	}
+	err = s.db.WithTransaction(ctx, false, func(ctx context.Context) error {
+		_, info, _, err := storage.GetInfo(ctx, name)
+		if err != nil {
+			return fmt.Errorf("parent %q: %w", name, err)
+		}
+		d, parseErr := digest.Parse(info.Labels[snapshots.LabelSnapshotRef])
+		id, known = d, parseErr == nil && info.Kind == snapshots.KindCommitted
+		return nil
+	})
+	return id, known, err
+}
+
+// offer is what Prepare was given.
+type offer struct {
+	labels map[string]string
+	src    fs.Source
+	err    error // why they name no layer
 }
 
 // mountAndCommit mounts a layer and commits it. It holds the layer meanwhile,
@@ -54,13 +92,17 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 		drop()
 		return err
 	}
-	committed, err := s.commitRemote(ctx, target, parent, remoteLabels(labels, src))
+	committed, err := false, s.checkImplied(ctx, target, parent, src.Digest)
+	if err == nil {
+		committed, err = s.commitRemote(ctx, target, parent, remoteLabels(labels, src))
+	}
 	drop()
 	if committed {
 		return nil
 	}
 	// Another caller was faster, perhaps with another blob for the same
-	// target, or the database is broken: then no snapshot may need the layer.
+	// target, or the layer does not fit, or the database is broken: then no
+	// snapshot may need the layer.
 	return errors.Join(err, s.release(context.WithoutCancel(ctx), src.Digest))
 }
 
@@ -68,7 +110,7 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 // namespace, or from another pull that was faster. If its layer could not be
 // mounted after a restart, this is when the registry is likely to be there:
 // that of the image it came from, or of the one that it is wanted for now.
-func (s *Snapshotter) adopt(ctx context.Context, target, parent string, labels map[string]string) (bool, error) {
+func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer) (bool, error) {
 	var (
 		snap  snapshot
 		found bool
@@ -81,11 +123,11 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, labels m
 		return found, err
 	}
 	err = s.ensureLayer(ctx, snap.source())
-	if offered, labelErr := offeredSource(labels); labelErr == nil && offered.Digest == snap.source().Digest {
+	if o.err == nil && o.src.Digest == snap.source().Digest {
 		// One more repository to fetch from, or the only one that is left.
-		mounted := s.mount(ctx, offered)
+		mounted := s.mount(ctx, o.src)
 		if err != nil && mounted == nil {
-			mounted = s.relabel(ctx, snap.info, labels, offered)
+			mounted = s.relabel(ctx, snap.info, o)
 		}
 		err = mounted
 	}
@@ -103,17 +145,17 @@ func (s *Snapshotter) learned(src fs.Source) (fs.Source, error) {
 	if err != nil {
 		return src, err
 	}
-	src.TOCDigest, src.Size = known.TOCDigest, known.Size
+	src.TOCDigest, src.DiffID, src.Size = known.TOCDigest, known.DiffID, known.Size
 	return src, nil
 }
 
 // relabel records another source of a snapshot's layer, which is mounted.
-func (s *Snapshotter) relabel(ctx context.Context, info snapshots.Info, labels map[string]string, src fs.Source) error {
-	src, err := s.learned(src)
+func (s *Snapshotter) relabel(ctx context.Context, info snapshots.Info, o offer) error {
+	src, err := s.learned(o.src)
 	if err != nil {
 		return err
 	}
-	for k, v := range remoteLabels(labels, src) {
+	for k, v := range remoteLabels(o.labels, src) {
 		info.Labels[k] = v
 	}
 	return s.db.WithTransaction(ctx, true, func(ctx context.Context) error {

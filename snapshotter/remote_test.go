@@ -78,11 +78,12 @@ func merged(layers ...map[string]string) map[string]string {
 	return files
 }
 
-// TestChains pulls images whose layers are lazy or not, in every order, and
-// looks at them as a container, as a view, and after all of it is gone.
+// TestChains pulls images whose layers are lazy (l), ordinary (p) or foreign (f),
+// in many orders, and looks at them as a container, as a view, and after all of
+// it is gone.
 func TestChains(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
-		for _, order := range []string{"l", "lll", "lpl", "plp", "llp", "ppl", "ppp", "lp", "pl"} {
+		for _, order := range []string{"l", "lll", "lfl", "flf", "llf", "ffl", "fff", "lf", "fl", "p", "ppp", "plp", "lpl", "pfl", "fpl", "lfp"} {
 			t.Run(order, func(t *testing.T) { testChain(t, mode, order) })
 		}
 	})
@@ -92,13 +93,16 @@ func testChain(t *testing.T, mode fs.Mode, order string) {
 	r := newRegistry(t)
 	contents := []map[string]string{bottomFiles, middleFiles, topFiles}[3-len(order):]
 	var layers []layer
-	var plain []int
+	var foreign []int
 	for i, kind := range order {
-		if kind == 'l' {
+		switch kind {
+		case 'l':
 			layers = append(layers, r.lazyLayer(t, contents[i]))
-		} else {
+		case 'p':
 			layers = append(layers, r.plainLayer(t, contents[i]))
-			plain = append(plain, i)
+		default:
+			layers = append(layers, r.foreignLayer(t, contents[i]))
+			foreign = append(foreign, i)
 		}
 	}
 	img := r.image(t, "app", layers...)
@@ -108,8 +112,8 @@ func testChain(t *testing.T, mode fs.Mode, order string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(unpacked, plain) {
-		t.Errorf("containerd unpacked layers %v, want %v", unpacked, plain)
+	if !slices.Equal(unpacked, foreign) {
+		t.Errorf("containerd unpacked layers %v, want %v", unpacked, foreign)
 	}
 	want := merged(contents...)
 	if got := run(t, ctx, sn, img, "container"); !reflect.DeepEqual(got, want) {
@@ -122,8 +126,8 @@ func testChain(t *testing.T, mode fs.Mode, order string) {
 	if got := see(t, view); !reflect.DeepEqual(got, want) {
 		t.Errorf("view sees %v", slices.Collect(maps.Keys(got)))
 	}
-	if got := len(s.fs.Status()); got != len(order)-len(plain) {
-		t.Errorf("%d layers mounted, want %d", got, len(order)-len(plain))
+	if got := len(s.fs.Status()); got != len(order)-len(foreign) {
+		t.Errorf("%d layers mounted, want %d", got, len(order)-len(foreign))
 	}
 	for i, name := range img.chain {
 		if usage, err := sn.Usage(ctx, name); err != nil || usage.Size == 0 || usage.Inodes == 0 {
@@ -184,7 +188,7 @@ func (s *stand) empty(t *testing.T) {
 func TestOneDevice(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
 		r := newRegistry(t)
-		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.plainLayer(t, middleFiles), r.lazyLayer(t, topFiles))
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.foreignLayer(t, middleFiles), r.lazyLayer(t, topFiles))
 		s := newStand(t, mode, t.TempDir())
 		ctx, sn := namespace(t, "test"), throughMetadata(s)
 		if _, err := img.pull(ctx, sn, "pull"); err != nil {
@@ -219,7 +223,7 @@ func TestOneDevice(t *testing.T) {
 func TestNamespaces(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
 		r := newRegistry(t)
-		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.plainLayer(t, middleFiles),
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.foreignLayer(t, middleFiles),
 			r.lazyLayer(t, topFiles), r.lazyLayer(t, moreFiles))
 		s := newStand(t, mode, t.TempDir())
 		sn := throughMetadata(s)
@@ -366,7 +370,7 @@ func TestManyLayers(t *testing.T) {
 					if order[i%len(order)] == 'l' {
 						layers = append(layers, r.lazyLayer(t, files))
 					} else {
-						layers = append(layers, r.plainLayer(t, files))
+						layers = append(layers, r.foreignLayer(t, files))
 					}
 				}
 				img := r.image(t, "app", layers...)

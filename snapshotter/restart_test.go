@@ -21,7 +21,7 @@ import (
 func TestRestart(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
 		r := newRegistry(t)
-		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.plainLayer(t, middleFiles), r.lazyLayer(t, topFiles))
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.foreignLayer(t, middleFiles), r.lazyLayer(t, topFiles))
 		s := newStand(t, mode, t.TempDir())
 		ctx := namespace(t, "test")
 		if _, err := img.pull(ctx, throughMetadata(s), "pull"); err != nil {

@@ -32,7 +32,8 @@ const (
 	digestLabel    = ourPrefix + "digest"
 	manifestLabel  = ourPrefix + "manifest-digest"
 	tocLabel       = ourPrefix + "toc-digest"
-	sizeLabel      = ourPrefix + "size" // bytes of the blob
+	sizeLabel      = ourPrefix + "size"    // bytes of the blob
+	diffIDLabel    = ourPrefix + "diff-id" // of a plain layer
 )
 
 // errNoSource says that the labels do not speak of a layer in a registry:
@@ -114,6 +115,7 @@ func recordedSource(labels map[string]string) (fs.Source, error) {
 		Digest:    r.digest(digestLabel),
 		Manifest:  r.digest(manifestLabel),
 		TOCDigest: r.digest(tocLabel),
+		DiffID:    r.digest(diffIDLabel),
 	}
 	if v := labels[sizeLabel]; v != "" {
 		size, err := strconv.ParseInt(v, 10, 64)
@@ -138,6 +140,9 @@ func remoteLabels(offered map[string]string, src fs.Source) map[string]string {
 	}
 	if src.TOCDigest != "" {
 		labels[tocLabel] = src.TOCDigest.String()
+	}
+	if src.DiffID != "" {
+		labels[diffIDLabel] = src.DiffID.String()
 	}
 	if src.Size != 0 {
 		labels[sizeLabel] = strconv.FormatInt(src.Size, 10)

@@ -2,8 +2,11 @@ package snapshotter_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,12 +36,32 @@ func eachMode(t *testing.T, test func(t *testing.T, mode fs.Mode)) {
 	}
 }
 
+// eachKind runs a test with each kind of mount, those of complete layers too, on a stand that it opens.
+func eachKind(t *testing.T, test func(t *testing.T, s *stand, kind string)) {
+	needRoot(t)
+	for _, c := range []struct {
+		name string
+		mode fs.Mode
+		full bool
+		kind string // as fs.Status names it
+	}{
+		{"lazy", fs.EROFS, false, "erofs-fuse"}, {"native", fs.EROFS, true, "erofs"},
+		{"lazy loop", fs.Loop, false, "erofs-fuse"}, {"native loop", fs.Loop, true, "erofs"},
+		{"tree", fs.FUSE, false, "fuse"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			test(t, &stand{root: t.TempDir(), mode: c.mode, background: c.full}, c.kind)
+		})
+	}
+}
+
 // stand is a snapshotter on real parts, below containerd's own metadata store,
 // which is what gives it namespaces and garbage collection.
 type stand struct {
 	root        string
 	mode        fs.Mode
 	volatile    bool
+	background  bool // layers become complete by themselves
 	store       *cache.Store
 	fs          *fs.FS
 	snapshotter *snapshotter.Snapshotter
@@ -49,8 +72,13 @@ type stand struct {
 // newStand starts one below root, which it leaves to the caller to remove.
 func newStand(t *testing.T, mode fs.Mode, root string) *stand {
 	t.Helper()
-	s := &stand{root: root, mode: mode}
-	if err := os.Chmod(root, 0o711); err != nil {
+	return openStand(t, &stand{root: root, mode: mode})
+}
+
+// openStand starts one of which root and settings are filled in.
+func openStand(t *testing.T, s *stand) *stand {
+	t.Helper()
+	if err := os.Chmod(s.root, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	s.start(t)
@@ -70,9 +98,14 @@ func (s *stand) start(t *testing.T) {
 		Store:           s.store,
 		Registry:        remote.New(remote.Options{MaxAttempts: 1, Backoff: remote.Backoff{Min: time.Millisecond, Max: time.Millisecond}}),
 		Mode:            s.mode,
+		Background:      s.background,
 		PrefetchTimeout: 100 * time.Millisecond,
 	})
 	if err != nil {
+		err = errors.Join(err, s.store.Close())
+		if strings.Contains(err.Error(), "mode "+string(s.mode)+": ") { // the kernel lacks it
+			t.Skip(err)
+		}
 		t.Fatal(err)
 	}
 	s.snapshotter, err = snapshotter.New(t.Context(), snapshotter.Options{
@@ -125,4 +158,20 @@ func (s *stand) names(t *testing.T) (names []string) {
 
 func namespace(t *testing.T, name string) context.Context {
 	return namespaces.WithNamespace(t.Context(), name)
+}
+
+// until waits until containers that start from now on get this kind of mount of all layers.
+func (s *stand) until(t *testing.T, kind string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for slices.ContainsFunc(s.fs.Status(), func(l fs.Status) bool { return l.Mount() != kind }) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("not %s after a minute: %+v", kind, s.fs.Status())
+		}
+	}
 }

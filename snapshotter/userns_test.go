@@ -72,7 +72,7 @@ func testUserNamespace(t *testing.T, mode fs.Mode, order string) {
 		if kind == 'l' {
 			layers = append(layers, r.lazyLayer(t, contents[i]))
 		} else {
-			layers = append(layers, r.plainLayer(t, contents[i]))
+			layers = append(layers, r.foreignLayer(t, contents[i]))
 		}
 	}
 	want := merged(contents...)
@@ -138,7 +138,7 @@ func TestWithoutImage(t *testing.T) {
 func TestCopiedImage(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
 		r := newRegistry(t)
-		img := r.image(t, "app", r.plainLayer(t, bottomFiles), r.lazyLayer(t, topFiles))
+		img := r.image(t, "app", r.foreignLayer(t, bottomFiles), r.lazyLayer(t, topFiles))
 		s := newStand(t, mode, t.TempDir())
 		ctx, sn := namespace(t, "test"), s.containerd()
 		if _, err := img.pull(ctx, sn, "pull"); err != nil {

@@ -39,6 +39,7 @@ type fetchConfig struct {
 	MemoryLimit     limit    `toml:"memory_limit" doc:"Most memory for everything that is being fetched, however big a layer is."`
 	Concurrency     count    `toml:"concurrency" doc:"Most ranges that are fetched at once, over all layers."`
 	Background      bool     `toml:"background" doc:"Fetch the rest of each layer when nothing more urgent is to be done."`
+	Plain           bool     `toml:"plain" doc:"Take plain layers, which have no table of contents, too: each is fetched as a whole and checked before\nit is mounted. Otherwise containerd downloads and unpacks them, and all layers above them."`
 	PrefetchTimeout duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
 }
 
@@ -60,6 +61,7 @@ func newConfig() config {
 			MemoryLimit:     limit{size{256 << 20}},
 			Concurrency:     16,
 			Background:      true,
+			Plain:           true,
 			PrefetchTimeout: duration{10 * time.Second},
 		},
 	}

@@ -54,7 +54,7 @@ func TestReadConfig(t *testing.T) {
 		err        string // "" for none; FILE stands for the path
 	}{
 		{name: "empty", want: newConfig()},
-		{name: "every kind", text: "root = \"/r\"\nmount = \"fuse\"\nlog_level = \"warning\"\n[fetch]\nmemory_limit = \"1GiB\"\nconcurrency = 7\nbackground = false\nprefetch_timeout = \"1500ms\"\n",
+		{name: "every kind", text: "root = \"/r\"\nmount = \"fuse\"\nlog_level = \"warning\"\n[fetch]\nmemory_limit = \"1GiB\"\nconcurrency = 7\nbackground = false\nplain = false\nprefetch_timeout = \"1500ms\"\n",
 			want: set(func(c *config) {
 				c.Root, c.Mount, c.LogLevel = directory{"/r"}, mount{fs.FUSE}, level{logrus.WarnLevel}
 				c.Fetch = fetchConfig{MemoryLimit: limit{size{1 << 30}}, Concurrency: 7, PrefetchTimeout: duration{1500 * time.Millisecond}}

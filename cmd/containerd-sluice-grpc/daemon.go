@@ -20,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/sluice-snapshotter/sluice/cmd/internal/control"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 	"github.com/sluice-snapshotter/sluice/snapshotter"
 )
 
@@ -87,7 +88,7 @@ func (d *daemon) listenAndServe(ctx context.Context, c config) error {
 	}
 	server := d.server()
 	g.Go(func() error { return ignoreClosed(server.Serve(l)) })
-	log.G(ctx).WithField("address", c.socket()).WithField("version", version()).Info("serving")
+	log.G(ctx).WithFields(log.Fields{"address": c.socket(), "version": version(), "gzip": toc.GzipDecoder()}).Info("serving")
 	d.notify(ctx, fmt.Sprintf("READY=1\nMAINPID=%d", os.Getpid()))
 
 	g.Go(func() error {

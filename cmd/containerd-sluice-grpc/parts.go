@@ -57,6 +57,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		Scheduler: p.scheduler,
 		Mode:      c.Mount.Mode,
 		NoNative:  !c.Native,
+		NoPlain:   !c.Fetch.Plain,
 		// Zero means a default to these, and none to whoever wrote it.
 		PrefetchTimeout: max(c.Fetch.PrefetchTimeout.Duration, time.Nanosecond),
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),

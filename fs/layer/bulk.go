@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// bulkFlights is how many ranges of one layer prefetch and background have under way at least; one for each core if
-// that is more. Four ranges hide a round trip of 50 ms.
-const bulkFlights = 4
+// prefetchRanges is into how many ranges at least a prefetch list is split, if they are not too small: one for each core
+// if that is more. Four ranges hide a round trip of 50 ms.
+const prefetchRanges = 4
 
 // bulk fetches chunks [0, end) in order, in large ranges. What to fetch next is chosen when the scheduler admits it, so
 // what came otherwise meanwhile is passed over.
@@ -23,14 +23,30 @@ type bulk struct {
 	end      int
 	limit    int64     // of a range, in compressed bytes
 	failures *failures // nil: the first one ends it
+	soon     int       // when chunks [0, soon) are in the store, first is called
+	first    func()    // once; nil if nobody wants to know
 
-	mu   sync.Mutex
 	next int // chunks before it were seen to
 }
 
-// Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error.
-func (l *Layer) Prefetch(ctx context.Context) error {
-	return l.bulk(ctx, &bulk{l: l, op: "prefetch", priority: Prefetch, end: l.store.Info().PrefetchChunks})
+// Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error. If not nil,
+// first is called as soon as the list's first so many compressed bytes are there, and in any case before Prefetch returns.
+func (l *Layer) Prefetch(ctx context.Context, soon int64, first func()) error {
+	b := &bulk{l: l, op: "prefetch", priority: Prefetch, end: l.store.Info().PrefetchChunks}
+	if first != nil {
+		b.first = sync.OnceFunc(first)
+		defer b.first()
+		b.soon = l.within(b.end, soon)
+	}
+	return l.bulk(ctx, b)
+}
+
+// within returns how many of chunks [0, end) lie within the first so many compressed bytes of theirs.
+func (l *Layer) within(end int, limit int64) (n int) {
+	for n < end && l.distance(0, n+1) <= limit {
+		n++
+	}
+	return n
 }
 
 // Fill fetches the whole layer, and returns nil when all of it is in the store. It goes on through errors, which the
@@ -82,52 +98,60 @@ func (b *bulk) measure(ctx context.Context) bool {
 	b.next = first
 	b.limit = backgroundRange
 	if b.priority == Prefetch {
-		b.limit = min(max(sum/int64(bulkWorkers()), prefetchRangeMin), prefetchRange)
+		b.limit = min(max(sum/int64(max(prefetchRanges, runtime.GOMAXPROCS(0))), prefetchRangeMin), prefetchRange)
 	}
 	return first < b.end && ctx.Err() == nil
 }
 
-func bulkWorkers() int { return max(bulkFlights, runtime.GOMAXPROCS(0)) }
-
-// pass goes once over the chunks.
+// pass goes once over the chunks. It has at most one range wait for its turn, so that images are treated alike however many
+// layers they have, and after an error only waits for what is under way if nothing may be tried again.
 func (b *bulk) pass(ctx context.Context) error {
-	var g errgroup.Group
-	for range bulkWorkers() {
-		g.Go(func() error { return b.work(ctx) })
+	g, going := errgroup.WithContext(ctx)
+	for going.Err() == nil {
+		if b.failures.wait(going) != nil {
+			break
+		}
+		f, place, waited := b.launch(ctx, going)
+		if place == nil {
+			break
+		}
+		if f == nil {
+			b.l.scheduler.ranges.leave(place)
+			continue
+		}
+		g.Go(func() error {
+			defer b.l.scheduler.ranges.leave(place)
+			return b.one(ctx, f, waited)
+		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	if err == nil && ctx.Err() != nil {
+		return b.l.wrap(b.op, context.Cause(ctx))
+	}
+	return err
 }
 
-func (b *bulk) work(ctx context.Context) error {
-	for {
-		if err := b.failures.wait(ctx); err != nil {
-			return b.l.wrap(b.op, err)
-		}
-		memory := b.peek()
-		if memory == 0 {
-			return nil
-		}
-		if err := b.one(ctx, memory); err != nil {
-			return err
-		}
+// launch waits for a place for the next range, until going ends, and launches it. There is no place if there is nothing to fetch,
+// and no flight if what there was has come otherwise meanwhile.
+func (b *bulk) launch(ctx, going context.Context) (_ *flight, place *entrant, waited time.Duration) {
+	memory := b.peek()
+	if memory == 0 {
+		return nil, nil, 0
 	}
-}
-
-// one fetches one range that takes at most so much memory.
-func (b *bulk) one(ctx context.Context, memory int64) error {
 	start := time.Now()
-	if err := b.l.scheduler.ranges.enter(ctx, b.priority, memory); err != nil {
-		return b.l.wrap(b.op, err)
+	place = &entrant{priority: b.priority, bytes: memory, image: b.l.ref}
+	if err := b.l.scheduler.ranges.enter(going, place); err != nil {
+		return nil, nil, 0
 	}
-	f := b.pick(ctx, memory)
-	if f == nil {
-		b.l.scheduler.ranges.leave(b.priority, memory)
-		return nil
-	}
-	err := b.l.fetch(f, time.Since(start))
-	b.l.scheduler.ranges.leave(b.priority, memory)
+	return b.pick(ctx, memory), place, time.Since(start)
+}
+
+// one fetches one range. What goes wrong is an error only if it is not tried again.
+func (b *bulk) one(ctx context.Context, f *flight, waited time.Duration) error {
+	err := b.l.fetch(f, waited)
 	if err == nil {
 		b.failures.reset()
+		b.tell()
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -142,10 +166,21 @@ func (b *bulk) one(ctx context.Context, memory int64) error {
 	return nil
 }
 
+// tell calls first when it is time.
+func (b *bulk) tell() {
+	if b.first == nil {
+		return
+	}
+	for i := range b.soon {
+		if !b.l.store.Has(i) {
+			return
+		}
+	}
+	b.first()
+}
+
 // peek returns the memory that the next range takes, 0 if there is none.
 func (b *bulk) peek() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	s := b.ahead(math.MaxInt64)
 	if len(s.chunks) == 0 {
 		return 0
@@ -155,8 +190,6 @@ func (b *bulk) peek() int64 {
 
 // pick launches the next range, if there is one that takes at most so much memory.
 func (b *bulk) pick(ctx context.Context, memory int64) *flight {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	s := b.ahead(memory)
 	b.l.mu.Lock()
 	defer b.l.mu.Unlock()
@@ -168,7 +201,7 @@ func (b *bulk) pick(ctx context.Context, memory int64) *flight {
 	return b.l.launch(ctx, spans[0], b.priority)
 }
 
-// ahead returns the chunks that are to be fetched next. b.mu is held.
+// ahead returns the chunks that are to be fetched next.
 func (b *bulk) ahead(memory int64) (s span) {
 	for b.next < b.end && (b.l.store.Has(b.next) || b.l.inFlight(b.next) != nil) {
 		b.next++

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
 )
 
 func TestPrefetch(t *testing.T) {
@@ -19,7 +22,7 @@ func TestPrefetch(t *testing.T) {
 			if list == 0 {
 				t.Fatal("the layer has no prefetch list")
 			}
-			if err := h.Prefetch(t.Context()); err != nil {
+			if err := h.Prefetch(t.Context(), 0, nil); err != nil {
 				t.Fatal(err)
 			}
 			for i := range h.Store().NumChunks() {
@@ -38,21 +41,60 @@ func TestPrefetch(t *testing.T) {
 			h.blob.answer(refuse)
 			off, _ := h.place(hotFile)
 			h.mustCheck(off, len(h.fix.files[hotFile]))
-			if err := h.Prefetch(t.Context()); err != nil {
+			if err := h.Prefetch(t.Context(), 0, nil); err != nil {
 				t.Errorf("again, with nothing to do: %v", err)
 			}
 		})
 	}
 }
 
+// Whoever waits for the beginning of a list is told when that is there, and not later.
+func TestPrefetchSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		files := testFiles()
+		files[hotFile] = benchBytes(8 << 20)
+		h := open(t, build(files, estargz.WithCompressionLevel(gzip.NoCompression)), nil)
+		rest := make(chan struct{})
+		h.blob.answer(func(ctx context.Context, n int, q request) (io.ReadCloser, error) {
+			if q.off > h.Store().Chunk(0).BlobOffset {
+				return h.blob.stalled(ctx, q, rest), nil
+			}
+			return h.blob.plain(q), nil
+		})
+		told := make(chan struct{})
+		done := make(chan error)
+		go func() { done <- h.Prefetch(t.Context(), 1<<20, func() { close(told) }) }()
+		synctest.Wait()
+		select {
+		case <-told:
+		default:
+			t.Error("not told, though the beginning is there")
+		}
+		if !h.Store().Has(0) || h.Store().Has(h.Store().Info().PrefetchChunks-1) {
+			t.Error("want the beginning of the list, and not its end")
+		}
+		close(rest)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		h.close()
+	})
+	h := open(t, testLayer(), nil)
+	h.blob.answer(refuse)
+	told := 0
+	if err := h.Prefetch(t.Context(), 1<<20, func() { told++ }); err == nil || told != 1 {
+		t.Errorf("told %d times of a list that fails, error %v", told, err)
+	}
+}
+
 func TestPrefetchFails(t *testing.T) {
 	h := open(t, testLayer(), nil)
 	h.blob.answer(refuse)
-	if err := h.Prefetch(t.Context()); err == nil || !strings.Contains(err.Error(), h.fix.digest.String()) {
+	if err := h.Prefetch(t.Context(), 0, nil); err == nil || !strings.Contains(err.Error(), h.fix.digest.String()) {
 		t.Errorf("got %v", err)
 	}
 	h.blob.answer(nil)
-	if err := h.Prefetch(t.Context()); err != nil {
+	if err := h.Prefetch(t.Context(), 0, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -68,7 +110,7 @@ func TestPrefetchCoalesces(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 2 {
 			wg.Go(func() {
-				if err := h.Prefetch(t.Context()); err != nil {
+				if err := h.Prefetch(t.Context(), 0, nil); err != nil {
 					t.Error(err)
 				}
 			})
@@ -167,7 +209,7 @@ func TestFillThroughOutage(t *testing.T) {
 		if d := time.Since(start); d > outage+2*lastRetry {
 			t.Errorf("took %v after an outage of %v", d, outage)
 		}
-		if n := len(told); n < 5 || n > 40*bulkWorkers() || !errors.Is(told[0], errReset) {
+		if n := len(told); n < 5 || n > 40*h.scheduler.ranges.places[Background] || !errors.Is(told[0], errReset) {
 			t.Errorf("told of %d errors: %v", n, told)
 		}
 		h.close()

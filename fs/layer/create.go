@@ -18,6 +18,7 @@ const layoutMemory = 16
 type creation struct {
 	scheduler *Scheduler
 	memory    int64
+	turn      *entrant
 	info      cache.Info
 	layout    *toc.Layout
 	tail      *tail
@@ -61,6 +62,7 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
 	c := &creation{scheduler: o.Scheduler, memory: raw.Size() * layoutMemory}
+	c.turn = &entrant{priority: Demand, bytes: c.memory, image: o.Ref}
 	c.tail = &tail{Blob: o.Blob, offset: raw.Tail.Offset, bytes: raw.Tail.Bytes}
 	if err := c.begin(r.ctx); err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
@@ -82,10 +84,11 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 
 // fetchTOC fetches a TOC as one more range under way, so that background leaves the link to it.
 func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
-	if err := o.Scheduler.ranges.enter(r.ctx, Prefetch, toc.TailSize); err != nil {
+	place := &entrant{priority: Prefetch, bytes: toc.TailSize, image: o.Ref}
+	if err := o.Scheduler.ranges.enter(r.ctx, place); err != nil {
 		return nil, err
 	}
-	defer o.Scheduler.ranges.leave(Prefetch, toc.TailSize)
+	defer o.Scheduler.ranges.leave(place)
 	w := toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace, Whole: o.Whole}
 	if o.External != nil {
 		w.External = func() ([]byte, error) {
@@ -99,7 +102,7 @@ func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
 
 // begin waits until there is memory for one more TOC.
 func (c *creation) begin(ctx context.Context) error {
-	if err := c.scheduler.layouts.enter(ctx, Demand, c.memory); err != nil {
+	if err := c.scheduler.layouts.enter(ctx, c.turn); err != nil {
 		return err
 	}
 	c.scheduler.heap.begin()
@@ -109,7 +112,7 @@ func (c *creation) begin(ctx context.Context) error {
 // end gives the memory back.
 func (c *creation) end() {
 	c.layout = nil
-	c.scheduler.layouts.leave(Demand, c.memory)
+	c.scheduler.layouts.leave(c.turn)
 	c.scheduler.heap.end(c.memory)
 }
 

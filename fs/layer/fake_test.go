@@ -127,6 +127,7 @@ type fake struct {
 	mu       sync.Mutex
 	requests []request
 	open     int // bodies
+	link     Link
 
 	distrusted []string // hosts, each time one is
 }
@@ -139,6 +140,12 @@ type request struct {
 func (q request) end() int64 { return q.off + q.size }
 
 func (b *fake) Host() string { return "registry.test" }
+
+func (b *fake) Link() Link {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.link
+}
 
 func (b *fake) Distrust(host string) {
 	b.mu.Lock()
@@ -199,6 +206,16 @@ func (b *fake) seen() []request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.requests)
+}
+
+// demands counts the requests that a reader waits for: not what is fetched ahead of it.
+func (b *fake) demands() (n int) {
+	for _, q := range b.seen() {
+		if q.priority == Demand {
+			n++
+		}
+	}
+	return n
 }
 
 // until gives its bytes once ready is closed, or the error of ctx.

@@ -249,7 +249,7 @@ func TestUnwritableStore(t *testing.T) {
 	if s := h.Status(); !errors.Is(s.Err, unix.EBADF) {
 		t.Errorf("the status shows %v", s.Err)
 	}
-	if err := h.Prefetch(t.Context()); !errors.Is(err, unix.EBADF) {
+	if err := h.Prefetch(t.Context(), 0, nil); !errors.Is(err, unix.EBADF) {
 		t.Errorf("prefetch: %v", err)
 	}
 	swap(writable)

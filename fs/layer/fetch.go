@@ -1,11 +1,13 @@
 package layer
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/sluice-snapshotter/sluice/cache"
@@ -16,15 +18,22 @@ const (
 	drain     = 64 << 10 // at most so many bytes are read for nothing so that their connection can be used again
 )
 
-// worker brings the chunks of one flight. It belongs to one goroutine.
+// worker brings the chunks of one flight: one goroutine reads the range, and hands each job, some streams of it, to one
+// of its own that decodes it.
 type worker struct {
 	*Layer
-	f      *flight
-	body   body
-	buf    []byte // the chunk that is being decoded
+	f     *flight
+	body  body
+	slots chan struct{} // one for each job
+	jobs  sync.WaitGroup
+
+	noting sync.Mutex // guards what follows while there are jobs
 	bad    []bad
+	err    error // why the flight cannot go on
 	unkept error // why a chunk could not be stored
 	stats  Range
+	busy   time.Duration // of all jobs together, storing included
+	disk   time.Duration // of that
 }
 
 // bad is a chunk that came wrong.
@@ -41,7 +50,8 @@ func (l *Layer) fetch(f *flight, waited time.Duration) error {
 	l.scheduler.heap.begin()
 	defer l.scheduler.heap.end(l.memory(f.span) + chunkOverhead*int64(len(f.chunks)))
 	start := time.Now()
-	w := worker{Layer: l, f: f, stats: Range{Priority: f.base, Wait: waited}}
+	w := worker{Layer: l, f: f, slots: make(chan struct{}, l.jobs(f.span)), stats: Range{Priority: f.base, Wait: waited}}
+	w.body = body{f: f, ranges: l.scheduler.ranges, stats: &w.stats}
 	err := w.run()
 	if f.ctx.Err() != nil && err != nil {
 		err = context.Cause(f.ctx)
@@ -53,20 +63,21 @@ func (l *Layer) fetch(f *flight, waited time.Duration) error {
 		l.mu.Unlock()
 	}
 	w.stats.Err = err
-	w.stats.Decompress = time.Since(start) - w.stats.Network - w.stats.Disk - (w.stats.Wait - waited)
+	w.share(time.Since(start) - w.stats.Network - (w.stats.Wait - waited))
 	l.observer.fetched(w.stats)
+	l.scheduler.landed(w.stats, w.stats.Wait-waited > 0)
 	return err
 }
 
-func (w *worker) run() error {
-	buf := w.scheduler.buffers.get(w.f.largest)
-	defer w.scheduler.buffers.put(buf)
-	w.buf = *buf
-	in := w.scheduler.buffers.readers.Get().(*bufio.Reader)
-	defer w.scheduler.buffers.readers.Put(in)
-	w.body = body{core: core{gate: w.scheduler.cores, f: w.f}, in: in, stats: &w.stats, ranges: w.scheduler.ranges}
-	defer w.body.core.leave()
+// share divides the time that was neither spent on the network nor waiting between what the jobs have done in it.
+func (w *worker) share(rest time.Duration) {
+	if w.busy > 0 {
+		w.stats.Disk = time.Duration(float64(rest) * float64(w.disk) / float64(w.busy))
+	}
+	w.stats.Decompress = rest - w.stats.Disk
+}
 
+func (w *worker) run() error {
 	if err := w.bring(w.f.off, w.f.size, w.f.pending); err != nil {
 		return err
 	}
@@ -83,92 +94,114 @@ func (w *worker) bring(off, size int64, want []*pending) error {
 		return err
 	}
 	defer w.body.close()
+	if !w.f.whole() {
+		return w.bringStreams(off, want)
+	}
+	err := w.bringJobs(off, want)
+	w.jobs.Wait()
+	return cmp.Or(err, w.err)
+}
+
+// bringJobs reads the range, and starts its jobs.
+func (w *worker) bringJobs(off int64, want []*pending) error {
 	for len(want) > 0 {
-		c := w.store.Chunk(want[0].chunk)
-		n := 1
-		for n < len(want) && w.store.Chunk(want[n].chunk).BlobOffset == c.BlobOffset {
-			n++
+		j := w.cut(want)
+		want = want[len(j.want):]
+		select {
+		case w.slots <- struct{}{}:
+		case <-w.f.ctx.Done():
+			return context.Cause(w.f.ctx)
 		}
-		if err := w.body.seek(c.BlobOffset - off); err != nil {
+		if err := w.load(&j, off); err != nil {
+			<-w.slots
 			return err
 		}
-		if err := w.stream(c.BlobSize, want[:n]); err != nil {
+		w.jobs.Go(func() {
+			w.note(w.do(j))
+			w.scheduler.buffers.put(j.buf)
+			<-w.slots
+		})
+		if err := w.failed(); err != nil {
 			return err
 		}
-		want = want[n:]
 	}
 	w.body.drain()
 	return nil
 }
 
-// stream decodes the stream that begins here, and is at most size bytes long, as far as the chunks of want.
-func (w *worker) stream(size int64, want []*pending) error {
-	r, err := w.format.NewReader(&section{in: w.body.in, left: size})
-	if err != nil {
-		return w.reject(want, err)
+// load reads a job's bytes from the body of a range that begins at off.
+func (w *worker) load(j *job, off int64) error {
+	if err := w.body.seek(j.off - off); err != nil {
+		return err
 	}
-	defer r.Close()
-	pos := int64(0)
-	for i, p := range want {
-		if w.f.ctx.Err() != nil {
-			return context.Cause(w.f.ctx)
-		}
-		c := w.store.Chunk(p.chunk)
-		if _, err := io.CopyN(io.Discard, r, c.InnerOffset-pos); err != nil {
-			return w.reject(want[i:], err)
-		}
-		data := w.buf[:c.Size] // and not a byte more, whatever the stream holds
-		if _, err := io.ReadFull(r, data); err != nil {
-			return w.reject(want[i:], err)
-		}
-		pos = c.InnerOffset + c.Size
-		if err := w.keep(p, c, data); err != nil {
-			return err
-		}
+	j.buf = w.scheduler.buffers.get(j.size)
+	if _, err := io.ReadFull(&w.body, (*j.buf)[:j.size]); err != nil {
+		w.scheduler.buffers.put(j.buf)
+		return err
 	}
 	return nil
 }
 
-// reject takes note of chunks that could not be decoded, because their bytes are wrong or did not come.
-func (w *worker) reject(want []*pending, err error) error {
-	if w.body.err != nil {
-		return w.body.err
-	}
+// note keeps the first error that ends the flight.
+func (w *worker) note(err error) {
+	w.noting.Lock()
+	defer w.noting.Unlock()
+	w.err = cmp.Or(w.err, err)
+}
+
+func (w *worker) failed() error {
+	w.noting.Lock()
+	defer w.noting.Unlock()
+	return w.err
+}
+
+// reject takes note of chunks that could not be decoded, because their bytes are wrong.
+func (w *worker) reject(want []*pending, err error) {
 	host := w.blame()
+	w.noting.Lock()
+	defer w.noting.Unlock()
 	for _, p := range want {
 		w.bad = append(w.bad, bad{p, fmt.Errorf("chunk %d from %q: decompress: %w", p.chunk, host, err)})
 	}
-	return nil
 }
 
 // keep stores a chunk. Where the disk fails, readers are served from memory, and what nobody waits for is given up.
 func (w *worker) keep(p *pending, c cache.Chunk, data []byte) error {
 	start := time.Now()
 	err := w.store.Put(p.chunk, data)
-	w.stats.Disk += time.Since(start)
 	var wrong *cache.DigestError
 	switch {
 	case err == nil:
+		w.settle(p, nil, nil)
+		w.noting.Lock()
+		defer w.noting.Unlock()
+		w.disk += time.Since(start)
 		w.stats.Chunks++
 		w.stats.Bytes += c.Size
-		w.settle(p, nil, nil)
 		return nil
 	case errors.As(err, &wrong):
 		host := w.blame()
+		w.noting.Lock()
+		defer w.noting.Unlock()
 		w.bad = append(w.bad, bad{p, fmt.Errorf("from %q: %w", host, err)})
 		return nil
 	}
 	w.settle(p, data, err)
+	w.noting.Lock()
 	w.unkept = err
+	w.noting.Unlock()
 	if w.release(w.f.pending...) {
 		return err
 	}
 	return nil
 }
 
-// refetch fetches each chunk that came wrong again, alone. When one stays wrong, the others are only tried for readers.
+// refetch fetches each chunk that came wrong again, alone, first those that readers wait for. When one stays wrong, the others
+// are only tried for readers.
 func (w *worker) refetch() error {
 	var hopeless error
+	slices.SortFunc(w.bad, func(a, b bad) int { return cmp.Compare(a.chunk, b.chunk) }) // jobs end in any order
+	slices.SortStableFunc(w.bad, func(a, b bad) int { return cmp.Compare(w.readers(b.pending), w.readers(a.pending)) })
 	for _, b := range w.bad {
 		if hopeless != nil && w.release(b.pending) {
 			w.settle(b.pending, nil, b.why)

@@ -1,15 +1,15 @@
 package layer
 
 import (
-	"container/list"
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
 
-// gate admits work by priority, first come first served within one, while places and bytes last. Work that does not fit
-// is not overtaken by what comes after it or below it, so nothing large starves. What finds the gate empty is admitted
-// however large it is.
+// gate admits work by priority, and within one by turns: next is that of the image which has least inside, and of its work
+// what came first. Work that does not fit is not overtaken by what comes after it or below it, so nothing large starves. What
+// finds the gate empty is admitted however large it is.
 type gate struct {
 	places [priorities]int   // how many may be inside when one of this priority enters, itself included
 	bytes  [priorities]int64 // how many bytes they may hold together then
@@ -18,41 +18,48 @@ type gate struct {
 
 	mu        sync.Mutex
 	inside    [priorities]int
-	held      int64 // bytes
-	waiting   [priorities]list.List
-	heldSince time.Time     // since when Background is held back by trickle
-	calm      chan struct{} // closed when nothing urgent is inside any more; nil if nobody waits for that
+	images    map[string]int // how many are inside for each
+	held      int64          // bytes
+	waiting   [priorities][]*entrant
+	heldSince time.Time                 // since when Background is held back by trickle
+	calm      [priorities]chan struct{} // closed when nothing above the priority is inside any more; nil if nobody waits for that
 }
 
-// entrant waits before a gate.
+// entrant is work that wants in, waits, or is inside.
 type entrant struct {
+	priority Priority // it changes, under gate.mu, while it waits
 	bytes    int64
+	image    string          // whose it is
+	raised   <-chan struct{} // closed when it becomes Demand; nil if that does not happen
+
 	admitted bool // guarded by gate.mu
 	ready    chan struct{}
 }
 
-// enter waits for admission. Whoever is admitted leaves with the same priority and bytes.
-func (g *gate) enter(ctx context.Context, p Priority, bytes int64) error {
+// enter waits for admission. Whoever is admitted leaves.
+func (g *gate) enter(ctx context.Context, e *entrant) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	e.ready = make(chan struct{})
 	g.mu.Lock()
-	if g.waitingFrom(p) == 0 && g.fits(p, bytes) {
-		g.admit(p, bytes)
-		g.mu.Unlock()
-		return nil
-	}
-	e := &entrant{bytes: bytes, ready: make(chan struct{})}
-	at := g.waiting[p].PushBack(e)
+	g.waiting[e.priority] = append(g.waiting[e.priority], e)
+	g.dispatch()
 	g.mu.Unlock()
 
 	var tick <-chan time.Time
-	if p == Background && g.trickle > 0 {
+	if e.priority == Background && g.trickle > 0 {
 		t := time.NewTicker(g.trickle)
 		defer t.Stop()
 		tick = t.C
 	}
+	raised := e.raised
 	for {
+		select { // who is admitted already goes in, though ctx may have ended
+		case <-e.ready:
+			return nil
+		default:
+		}
 		select {
 		case <-e.ready:
 			return nil
@@ -60,51 +67,78 @@ func (g *gate) enter(ctx context.Context, p Priority, bytes int64) error {
 			g.mu.Lock()
 			g.dispatch()
 			g.mu.Unlock()
+		case <-raised:
+			raised = nil
+			g.raise(e)
 		case <-ctx.Done():
-			g.abandon(p, at)
+			g.abandon(e)
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// abandon takes a waiter away, who may have been admitted at that very moment.
-func (g *gate) abandon(p Priority, at *list.Element) {
+// raise moves a waiter to the end of those of Demand.
+func (g *gate) raise(e *entrant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	e := at.Value.(*entrant)
-	if e.admitted {
-		g.depart(p, e.bytes)
+	if e.admitted || e.priority == Demand {
 		return
 	}
-	g.waiting[p].Remove(at)
+	g.remove(e)
+	e.priority = Demand
+	g.waiting[Demand] = append(g.waiting[Demand], e)
+	g.dispatch()
+}
+
+// abandon takes a waiter away, who may have been admitted at that very moment.
+func (g *gate) abandon(e *entrant) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if e.admitted {
+		g.depart(e)
+		return
+	}
+	g.remove(e)
 	g.dispatch() // it may have been in the way of others
 }
 
-func (g *gate) leave(p Priority, bytes int64) {
+// remove takes a waiter out of its queue. g.mu is held.
+func (g *gate) remove(e *entrant) {
+	queue := g.waiting[e.priority]
+	i := slices.Index(queue, e)
+	g.waiting[e.priority] = slices.Delete(queue, i, i+1)
+}
+
+func (g *gate) leave(e *entrant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.depart(p, bytes)
+	g.depart(e)
 }
 
 // depart undoes admit. g.mu is held.
-func (g *gate) depart(p Priority, bytes int64) {
-	g.inside[p]--
-	g.held -= bytes
-	if g.calm != nil && !g.urgent() {
-		close(g.calm)
-		g.calm = nil
+func (g *gate) depart(e *entrant) {
+	g.inside[e.priority]--
+	g.held -= e.bytes
+	if g.images[e.image]--; g.images[e.image] == 0 {
+		delete(g.images, e.image)
+	}
+	for p := range g.calm {
+		if g.calm[p] != nil && g.above(Priority(p)) == 0 {
+			close(g.calm[p])
+			g.calm[p] = nil
+		}
 	}
 	g.dispatch()
 }
 
-// whenCalm returns a channel that is closed when no work is inside that background yields to, nil if none is now.
-func (g *gate) whenCalm() <-chan struct{} {
+// whenCalm returns a channel that is closed when nothing of a higher priority is inside, nil if nothing is now.
+func (g *gate) whenCalm(p Priority) <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.calm == nil && g.urgent() {
-		g.calm = make(chan struct{})
+	if g.calm[p] == nil && g.above(p) > 0 {
+		g.calm[p] = make(chan struct{})
 	}
-	return g.calm
+	return g.calm[p]
 }
 
 // holding returns the bytes held inside.
@@ -114,46 +148,66 @@ func (g *gate) holding() int64 {
 	return g.held
 }
 
+// setPlaces changes how many may be inside when one of a priority enters.
+func (g *gate) setPlaces(p Priority, n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.places[p] = n
+	g.dispatch()
+}
+
 // dispatch admits all that can enter now. g.mu is held.
 func (g *gate) dispatch() {
 	for p := Demand; p >= Background; p-- {
-		for at := g.waiting[p].Front(); at != nil; at = g.waiting[p].Front() {
-			e := at.Value.(*entrant)
-			if !g.fits(p, e.bytes) {
+		for len(g.waiting[p]) > 0 {
+			e := g.next(p)
+			if !g.fits(e) {
 				return
 			}
-			g.waiting[p].Remove(at)
-			g.admit(p, e.bytes)
-			e.admitted = true
-			close(e.ready)
+			g.remove(e)
+			g.admit(e)
 		}
 	}
 }
 
-func (g *gate) admit(p Priority, bytes int64) {
-	if g.trickle > 0 && (p == Background || !g.urgent()) {
+// next returns whose turn it is among those that wait with a priority. g.mu is held.
+func (g *gate) next(p Priority) *entrant {
+	next := g.waiting[p][0]
+	for _, e := range g.waiting[p] {
+		if g.images[e.image] < g.images[next.image] {
+			next = e
+		}
+	}
+	return next
+}
+
+func (g *gate) admit(e *entrant) {
+	if g.trickle > 0 && (e.priority == Background || g.above(Background) == 0) {
 		g.heldSince = time.Now()
 	}
-	g.inside[p]++
-	g.held += bytes
+	g.inside[e.priority]++
+	g.held += e.bytes
+	if g.images == nil {
+		g.images = make(map[string]int)
+	}
+	g.images[e.image]++
+	e.admitted = true
+	close(e.ready)
 }
 
-func (g *gate) fits(p Priority, bytes int64) bool {
-	if p == Background && g.trickle > 0 && g.urgent() && time.Since(g.heldSince) < g.trickle {
+func (g *gate) fits(e *entrant) bool {
+	p := e.priority
+	if p == Background && g.trickle > 0 && g.above(Background) > 0 && time.Since(g.heldSince) < g.trickle {
 		return false
 	}
-	inside := g.inside[Background] + g.inside[Prefetch] + g.inside[Demand]
-	return inside == 0 || inside < g.places[p] && g.held+bytes <= g.bytes[p]
+	inside := g.inside[Background] + g.above(Background)
+	return inside == 0 || inside < g.places[p] && g.held+e.bytes <= g.bytes[p]
 }
 
-// urgent reports whether work that background yields to is inside.
-func (g *gate) urgent() bool { return g.inside[Demand]+g.inside[Prefetch] > 0 }
-
-// waitingFrom counts those who wait with priority p or a higher one.
-func (g *gate) waitingFrom(p Priority) int {
-	n := 0
-	for ; p <= Demand; p++ {
-		n += g.waiting[p].Len()
+// above counts what is inside with a priority higher than p.
+func (g *gate) above(p Priority) (n int) {
+	for p++; p <= Demand; p++ {
+		n += g.inside[p]
 	}
 	return n
 }

@@ -55,7 +55,8 @@ func TestLayoutsAreBounded(t *testing.T) {
 	for p := range g.bytes {
 		g.bytes[p] = 1
 	}
-	if err := g.enter(t.Context(), Demand, 1); err != nil {
+	turn := &entrant{priority: Demand, bytes: 1}
+	if err := g.enter(t.Context(), turn); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -79,7 +80,7 @@ func TestLayoutsAreBounded(t *testing.T) {
 			}
 		})
 	}
-	g.leave(Demand, 1)
+	g.leave(turn)
 	wg.Wait()
 	if n := g.holding(); n != 0 || o.Scheduler.heap.underWay != 0 {
 		t.Errorf("%d bytes and %d pieces of work are left", n, o.Scheduler.heap.underWay)

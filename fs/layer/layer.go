@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,6 +25,13 @@ type Blob interface {
 	ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, error)
 	Host() string         // who answered last, for messages
 	Distrust(host string) // has sent wrong bytes: ask it last from now on
+	Link() Link           // the way to who answered last
+}
+
+// Link is what the way to a blob is like, as far as that is known: zero means not.
+type Link struct {
+	RTT  time.Duration // from a request to the first byte
+	Rate float64       // bytes per second, of all requests together
 }
 
 // Options says which layer to open.
@@ -58,6 +66,8 @@ type Layer struct {
 	end     context.CancelCauseFunc
 	alive   sync.RWMutex
 	flights sync.WaitGroup // those that have a goroutine of their own
+
+	cursors cursors
 
 	mu      sync.Mutex
 	pending map[int]*pending // chunks in flight

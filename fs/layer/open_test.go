@@ -46,7 +46,7 @@ func TestRestart(t *testing.T) {
 		}
 		h := &harness{Layer: l, t: t, blob: o.Blob.(*fake), want: want, fix: f}
 		h.mustCheck(0, len(want))
-		if err := errors.Join(h.Prefetch(t.Context()), h.Fill(t.Context())); err != nil {
+		if err := errors.Join(h.Prefetch(t.Context(), 0, nil), h.Fill(t.Context())); err != nil {
 			t.Error(err)
 		}
 		if n := len(h.blob.seen()); n != 0 {

@@ -44,7 +44,11 @@ func (l *Layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	result := Hit
 	var kept map[int]piece
-	if first, end, present := l.chunksOf(off, int64(len(p))); !present {
+	first, end, present := l.chunksOf(off, int64(len(p)))
+	if end > first {
+		l.follow(first, end, !present)
+	}
+	if !present {
 		result = Miss
 		var err error
 		if kept, err = l.demand(ctx, p, off, first, end); err != nil {
@@ -158,14 +162,14 @@ func (l *Layer) await(ctx context.Context, waits []*pending) (int, error) {
 	return 0, nil
 }
 
-// fly takes a flight for readers through its whole life.
+// fly takes a flight through its whole life.
 func (l *Layer) fly(f *flight) {
-	memory, start := l.memory(f.span), time.Now()
-	if err := l.scheduler.ranges.enter(f.ctx, Demand, memory); err != nil {
+	place, start := &entrant{priority: f.base, bytes: l.memory(f.span), image: l.ref, raised: f.raised}, time.Now()
+	if err := l.scheduler.ranges.enter(f.ctx, place); err != nil {
 		l.fail(f, err)
 		f.cancel()
 		return
 	}
+	defer l.scheduler.ranges.leave(place)
 	_ = l.fetch(f, time.Since(start)) // its readers have the error
-	l.scheduler.ranges.leave(Demand, memory)
 }

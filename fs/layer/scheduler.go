@@ -29,13 +29,15 @@ type SchedulerOptions struct {
 
 // Scheduler decides which range is fetched next. One serves all layers of a node.
 //
-// Background takes at most a quarter of the ranges and three quarters of the memory, and prefetch leaves an eighth of
-// both, so that a reader does not have to wait for either to end. While demand or prefetch is active, background starts no more than one range a
-// second, and does not read on in those under way, for a second each.
+// Background begins with a quarter of the ranges, gets as many more as make it faster (see pilot), and takes at most three
+// quarters of ranges and memory; prefetch leaves an eighth of both, so that a reader does not have to wait for either to end.
+// While something more urgent is active, background starts no more than one range a second, and neither it nor prefetch
+// reads on in those under way, for a second each. Within a priority images take turns.
 // A range that alone exceeds the memory limit is admitted when nothing else is under way.
 type Scheduler struct {
 	limit   int64
 	ranges  *gate
+	pilot   pilot
 	cores   *gate // who decodes; a range that waits for the network is not inside. Background takes half: containers start meanwhile
 	buffers *buffers
 	layouts *gate // TOCs that are made into metadata images, and tails
@@ -56,8 +58,9 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 	}
 	n, m := o.Concurrency, o.MemoryLimit
 	cores := runtime.GOMAXPROCS(0)
-	return &Scheduler{
+	s := &Scheduler{
 		limit: m,
+		pilot: pilot{places: max(1, n/4), most: max(1, n-n/4)},
 		ranges: &gate{
 			places:  [priorities]int{Background: max(1, n/4), Prefetch: n - (n+7)/8, Demand: n},
 			bytes:   [priorities]int64{Background: m - m/4, Prefetch: m - m/8, Demand: m},
@@ -75,6 +78,18 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 		},
 		tails: tailBudget{left: o.TailMemory},
 		heap:  heap{free: debug.FreeOSMemory},
+	}
+	s.pilot.steer = func(places int) { s.ranges.setPlaces(Background, places) }
+	return s
+}
+
+// landed tells of a range that has ended; yielded is whether it had to wait for what was more urgent.
+func (s *Scheduler) landed(r Range, yielded bool) {
+	switch {
+	case r.Priority != Background || yielded:
+		s.pilot.disturb()
+	case r.Err == nil:
+		s.pilot.landed(r.Blob)
 	}
 }
 

@@ -16,19 +16,37 @@ type line struct {
 	*gate
 	mu      sync.Mutex
 	entered []string
+	inside  []*entrant
 }
 
 // queue makes one wait at the gate, behind those that do.
 func (l *line) queue(ctx context.Context, name string, p Priority, bytes int64) {
+	l.add(ctx, name, &entrant{priority: p, bytes: bytes})
+}
+
+func (l *line) add(ctx context.Context, name string, e *entrant) {
 	go func() {
-		if l.enter(ctx, p, bytes) != nil {
-			name = "!" + name
-		}
+		err := l.enter(ctx, e)
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		if err != nil {
+			name = "!" + name
+		} else {
+			l.inside = append(l.inside, e)
+		}
 		l.entered = append(l.entered, name)
 	}()
 	synctest.Wait()
+}
+
+// leaves has one of a priority leave.
+func (l *line) leaves(p Priority) {
+	l.mu.Lock()
+	i := slices.IndexFunc(l.inside, func(e *entrant) bool { return e.priority == p })
+	e := l.inside[i]
+	l.inside = slices.Delete(l.inside, i, i+1)
+	l.mu.Unlock()
+	l.leave(e)
 }
 
 func (l *line) expect(names ...string) {
@@ -69,19 +87,13 @@ func TestGateOrder(t *testing.T) {
 			{"demand 1", Demand}, {"demand 2", Demand}, {"prefetch 1", Prefetch}, {"prefetch 2", Prefetch},
 			{"background 1", Background}, {"background 2", Background},
 		} {
-			last := Background
-			for p := range l.inside {
-				if l.inside[p] > 0 {
-					last = Priority(p)
-				}
-			}
-			l.leave(last, 1)
+			l.leaves(l.inside[0].priority)
 			l.expect(step.name)
-			if l.inside[step.next] != 1 {
+			if l.gate.inside[step.next] != 1 {
 				t.Errorf("%s is not inside as %s", step.name, step.next)
 			}
 		}
-		l.leave(Background, 1)
+		l.leaves(Background)
 		if l.holding() != 0 {
 			t.Errorf("%d bytes held at the end", l.holding())
 		}
@@ -109,7 +121,7 @@ func TestGateLeavesRoom(t *testing.T) {
 					for range 20 {
 						l.queue(ctx, "", c.p, tt.bytes)
 					}
-					if got := l.inside[0] + l.inside[1] + l.inside[2]; got != c.want {
+					if got := l.gate.inside[0] + l.gate.inside[1] + l.gate.inside[2]; got != c.want {
 						t.Errorf("%d inside with %s, want %d", got, c.p, c.want)
 					}
 				}
@@ -129,11 +141,11 @@ func TestGateOversized(t *testing.T) {
 		l.queue(ctx, "huge", Background, 5000)
 		l.queue(ctx, "late", Background, 10)
 		l.expect("small") // not "late": it would keep "huge" out for ever
-		l.leave(Background, 10)
+		l.leaves(Background)
 		l.expect("huge")
 		l.queue(ctx, "demand", Demand, 10)
 		l.expect()
-		l.leave(Background, 5000)
+		l.leaves(Background)
 		l.expect("demand")
 		time.Sleep(2 * backgroundTrickle)
 		l.expect("late")
@@ -153,7 +165,7 @@ func TestGateUnblocks(t *testing.T) {
 		synctest.Wait()
 		slices.Sort(l.entered)
 		l.expect("!two", "three")
-		if err := l.enter(ctx, Demand, 1); !errors.Is(err, context.Canceled) {
+		if err := l.enter(ctx, &entrant{priority: Demand}); !errors.Is(err, context.Canceled) {
 			t.Errorf("entered with a context that had ended: %v", err)
 		}
 	})
@@ -174,14 +186,15 @@ func TestGateTrickle(t *testing.T) {
 		l.expect("fill")
 		time.Sleep(backgroundTrickle)
 		l.expect("fill")
-		l.leave(Demand, 1)
+		l.leaves(Demand)
 		l.expect("fill")
 	})
 }
 
 func TestBufferSize(t *testing.T) {
 	for _, tt := range []struct{ n, want int64 }{
-		{1, 64 << 10}, {64 << 10, 64 << 10}, {64<<10 + 1, 128 << 10}, {4 << 20, 4 << 20}, {8 << 20, 8 << 20}, {8<<20 + 1, 8<<20 + 1},
+		{1, 64<<10 + bufferSlack}, {64 << 10, 64<<10 + bufferSlack}, {64<<10 + bufferSlack + 1, 128<<10 + bufferSlack},
+		{4<<20 + decodeRoom, 4<<20 + bufferSlack}, {8<<20 + bufferSlack, 8<<20 + bufferSlack}, {8<<20 + bufferSlack + 1, 8<<20 + bufferSlack + 1},
 	} {
 		b := newBuffers()
 		if got := bufferSize(tt.n); got != tt.want || int64(len(*b.get(tt.n))) != tt.want {
@@ -190,61 +203,152 @@ func TestBufferSize(t *testing.T) {
 	}
 }
 
-// What background waits for when it yields: that no demand or prefetch is inside.
+// What background waits for when it yields: that no demand or prefetch is inside; and prefetch: that no demand is.
 func TestWhenCalm(t *testing.T) {
 	g := NewScheduler(SchedulerOptions{}).ranges
-	if g.whenCalm() != nil {
+	if g.whenCalm(Background) != nil {
 		t.Error("an empty gate is not calm")
 	}
+	var inside [priorities]*entrant
 	for _, p := range []Priority{Background, Prefetch, Demand} {
-		if err := g.enter(t.Context(), p, 1); err != nil {
+		inside[p] = &entrant{priority: p}
+		if err := g.enter(t.Context(), inside[p]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	calm := g.whenCalm()
-	g.leave(Demand, 1)
+	if g.whenCalm(Demand) != nil {
+		t.Error("there is something above demand")
+	}
+	background, prefetch := g.whenCalm(Background), g.whenCalm(Prefetch)
+	g.leave(inside[Demand])
 	select {
-	case <-calm:
+	case <-background:
 		t.Error("calm with prefetch inside")
 	default:
 	}
-	g.leave(Prefetch, 1)
 	select {
-	case <-calm:
+	case <-prefetch:
+	default:
+		t.Error("not calm for prefetch without demand")
+	}
+	g.leave(inside[Prefetch])
+	select {
+	case <-background:
 	default:
 		t.Error("not calm with background alone")
 	}
-	if g.whenCalm() != nil {
+	if g.whenCalm(Background) != nil {
 		t.Error("not calm afterwards")
 	}
 }
 
-// A range of background that is under way does not read on while a reader fetches something else, until that is done,
+// A range of background or prefetch that is under way does not read on while a reader fetches something else, until that is done,
 // or its patience ends, or a reader waits for the range itself.
 func TestBackgroundYields(t *testing.T) {
-	for name, end := range map[string]func(g *gate, f *flight){
-		"calm":     func(g *gate, _ *flight) { g.leave(Demand, 1) },
-		"patience": func(*gate, *flight) { time.Sleep(backgroundTrickle) },
-		"joined":   func(_ *gate, f *flight) { f.wait() },
+	for name, end := range map[string]func(g *gate, f *flight, read *entrant){
+		"calm":     func(g *gate, _ *flight, read *entrant) { g.leave(read) },
+		"patience": func(*gate, *flight, *entrant) { time.Sleep(backgroundTrickle) },
+		"joined":   func(_ *gate, f *flight, _ *entrant) { f.wait() },
+	} {
+		for _, p := range []Priority{Background, Prefetch} {
+			t.Run(name+", "+p.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g, read := NewScheduler(SchedulerOptions{}).ranges, &entrant{priority: Demand}
+					if err := g.enter(t.Context(), read); err != nil {
+						t.Fatal(err)
+					}
+					f := &flight{base: p, ctx: t.Context(), raised: make(chan struct{})}
+					b := body{f: f, ranges: g, stats: new(Range)}
+					done := make(chan struct{})
+					go func() { b.yield(); close(done) }()
+					synctest.Wait()
+					select {
+					case <-done:
+						t.Error("it reads on")
+					default:
+					}
+					end(g, f, read)
+					<-done
+				})
+			})
+		}
+	}
+}
+
+// Images take turns within a priority, however many ranges each of them wants.
+func TestGateFair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(t, SchedulerOptions{Concurrency: 2})
+		queue := func(image string, p Priority) {
+			l.add(t.Context(), image, &entrant{priority: p, image: image})
+		}
+		for range 4 {
+			queue("large", Prefetch)
+		}
+		for range 2 {
+			queue("small", Prefetch)
+		}
+		l.expect("large")
+		l.leaves(Prefetch)
+		l.expect("large") // none of either was inside: what came first
+		queue("small", Demand)
+		l.expect("small")
+		l.leaves(Prefetch)
+		l.expect() // demand has the only place that prefetch may take
+		l.leaves(Demand)
+		l.expect("large")
+	})
+}
+
+// Work that a reader comes to wait for while it waits itself goes to the front.
+func TestGateRaise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(t, SchedulerOptions{Concurrency: 1})
+		l.queue(t.Context(), "first", Demand, 1)
+		raised := make(chan struct{})
+		l.queue(t.Context(), "ahead", Prefetch, 1)
+		l.add(t.Context(), "awaited", &entrant{priority: Prefetch, raised: raised})
+		close(raised)
+		l.expect("first")
+		l.leaves(Demand)
+		l.expect("awaited")
+		l.leaves(Demand)
+		l.expect("ahead")
+		l.leaves(Prefetch)
+	})
+}
+
+// The pilot gives background more places as long as that makes it faster, and takes back what does not.
+func TestPilot(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rate func(places int) float64 // bytes a second
+		want int
+	}{
+		"each connection is slow": {func(n int) float64 { return float64(n) * 1e6 }, 12},
+		"one is enough":           {func(int) float64 { return 1e8 }, 4},
+		"up to a limit":           {func(n int) float64 { return float64(min(n, 6)) * 1e6 }, 6},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := NewScheduler(SchedulerOptions{}).ranges
-				if err := g.enter(t.Context(), Demand, 1); err != nil {
-					t.Fatal(err)
+				s := NewScheduler(SchedulerOptions{})
+				land := func() {
+					time.Sleep(time.Duration(1e6 / tt.rate(s.pilot.places) * float64(time.Second)))
+					s.landed(Range{Blob: 1e6}, false)
 				}
-				f := &flight{base: Background, ctx: t.Context(), raised: make(chan struct{})}
-				b := body{core: core{f: f}, ranges: g, stats: new(Range)}
-				done := make(chan struct{})
-				go func() { b.yield(); close(done) }()
-				synctest.Wait()
-				select {
-				case <-done:
-					t.Error("background reads on")
-				default:
+				for range 200 {
+					land()
 				}
-				end(g, f)
-				<-done
+				if got := s.ranges.places[Background]; got != tt.want {
+					t.Errorf("%d places, want %d", got, tt.want)
+				}
+				s.landed(Range{Priority: Demand}, false)
+				time.Sleep(time.Hour) // which says nothing of the rate
+				for range 200 {
+					land()
+				}
+				if got := s.ranges.places[Background]; got != tt.want {
+					t.Errorf("after a disturbance %d places, want %d", got, tt.want)
+				}
 			})
 		})
 	}

@@ -1,18 +1,17 @@
 package layer
 
-import (
-	"github.com/sluice-snapshotter/sluice/cache"
-	"github.com/sluice-snapshotter/sluice/fs/toc"
-)
+import "github.com/sluice-snapshotter/sluice/cache"
 
 // Sizes are in compressed bytes. A stream that is larger than its limit makes a range of its own.
 const (
 	demandRange = 4 << 20 // the longest range for chunks that a reader waits for; more of them make several ranges
 
-	// readAhead is how far a demand range is extended over the chunks that follow: about what 50 MB/s bring in one
-	// round trip of 20 ms, so that the neighbours (of a file, or of a directory of small files) cost a reader no more
-	// than asking for them would.
-	readAhead = 1 << 20
+	// A demand range is extended over the chunks that follow by what the link brings in one round trip, so that the neighbours
+	// (of a file, or of a directory of small files) cost a reader no more than asking for them would. As long as nothing is known
+	// of the link it is firstReadAhead: that of 50 MB/s and 20 ms.
+	firstReadAhead = 1 << 20
+	minReadAhead   = 256 << 10
+	maxReadAhead   = 4 << 20
 
 	// readAheadData is the most bytes that a read-ahead may become, which is what decoding and the disk have to do with it: 1 MiB of
 	// zeros is 1 GiB.
@@ -31,9 +30,6 @@ const (
 	bridge = 128 << 10
 )
 
-// zstdWindow is the most history that fs/toc lets a zstd frame have.
-const zstdWindow = 32 << 20
-
 // span is a run of chunks that one range brings: in the order of the blob, each stream once.
 type span struct {
 	chunks  []int
@@ -41,6 +37,7 @@ type span struct {
 	size    int64
 	largest int64 // uncompressed bytes of the largest chunk
 	deepest int64 // bytes that the longest stream is decompressed to
+	longest int64 // bytes of the longest stream
 	last    cache.Chunk
 }
 
@@ -64,16 +61,8 @@ func (s *span) add(i int, c cache.Chunk, limit int64) bool {
 	s.chunks, s.last = append(s.chunks, i), c
 	s.largest = max(s.largest, c.Size)
 	s.deepest = max(s.deepest, c.InnerOffset+c.Size)
+	s.longest = max(s.longest, c.BlobSize)
 	return true
-}
-
-// memory returns the bytes that a flight over the span holds.
-func (l *Layer) memory(s span) int64 {
-	n := rangeOverhead + bufferSize(s.largest)
-	if l.format == toc.ZstdChunked {
-		n += min(s.deepest, zstdWindow) // the decoder's history
-	}
-	return n
 }
 
 // spans splits chunks, in order, into ranges not longer than limit.
@@ -89,6 +78,15 @@ func (l *Layer) spans(chunks []int, limit int64) []span {
 		out = append(out, s)
 	}
 	return out
+}
+
+// readAhead returns how many compressed bytes to fetch behind what a reader asks for.
+func (l *Layer) readAhead() int64 {
+	link := l.blob.Link()
+	if link.RTT == 0 || link.Rate == 0 {
+		return firstReadAhead
+	}
+	return min(max(int64(link.RTT.Seconds()*link.Rate), minReadAhead), maxReadAhead)
 }
 
 // wanted returns which chunks to fetch for a reader of chunks [first, end): those of them that are missing, before them
@@ -115,10 +113,10 @@ func (l *Layer) wanted(first, end int) []int {
 	}
 	spans := l.spans(chunks, demandRange)
 	last := spans[len(spans)-1]
-	ahead := int64(0)
+	ahead, limit := int64(0), l.readAhead()
 	for i := end; i < l.store.NumChunks() && !l.store.Has(i); i++ {
 		c := l.store.Chunk(i)
-		if ahead += c.Size; ahead > readAheadData || !last.add(i, c, readAhead) {
+		if ahead += c.Size; ahead > readAheadData || !last.add(i, c, limit) {
 			break
 		}
 		chunks = append(chunks, i)

@@ -11,7 +11,8 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
-// tailChunk is the largest chunk that is taken from a tail: others are fetched, within the limits that flights have.
+// tailChunk is how far into a decompressed stream a chunk may reach to be taken from a tail: others are fetched, within the limits
+// that flights have.
 const tailChunk = 8 << 20
 
 // tail is the end of a layer's blob, which came along with the TOC. It is kept until its contents are in the store, and stands before
@@ -20,7 +21,7 @@ type tail struct {
 	Blob
 	offset int64 // of the first byte, in the blob
 	chunks []int // whose streams begin there, in the order of the table
-	buffer int64 // bytes of the largest of them
+	buffer int64 // bytes that the longest of them is decompressed to
 
 	mu    sync.Mutex
 	bytes []byte // nil once they are no longer needed, or not trusted
@@ -50,9 +51,9 @@ func (b *tailBudget) give(n int64) {
 
 // see takes note of chunk i of the table if it lies in the tail.
 func (t *tail) see(i int, c *toc.Chunk) {
-	if c.BlobOffset >= t.offset && c.Size <= tailChunk {
+	if end := c.InnerOffset + c.Size; c.BlobOffset >= t.offset && end <= tailChunk {
 		t.chunks = append(t.chunks, i)
-		t.buffer = max(t.buffer, c.Size)
+		t.buffer = max(t.buffer, end+decodeRoom)
 	}
 }
 
@@ -115,14 +116,12 @@ func (l *Layer) keepTail(t *tail) {
 // the error if it stays.
 func (l *Layer) storeTail(t *tail) {
 	defer l.store.Trim()
-	buf := l.scheduler.buffers.get(t.buffer)
-	defer l.scheduler.buffers.put(buf)
 	for rest := t.chunks; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && follows(l.store.Chunk(rest[n-1]), l.store.Chunk(rest[n])) {
 			n++
 		}
-		if err := l.scheduler.leisurely(l.life, func() error { return l.storeStream(t, rest[:n], *buf) }); err != nil {
+		if l.leisurely(func() error { return l.storeStream(t, rest[:n]) }) != nil {
 			return
 		}
 		rest = rest[n:]
@@ -130,15 +129,14 @@ func (l *Layer) storeTail(t *tail) {
 }
 
 // leisurely calls f when no TOC is waiting to be laid out, which a pull waits for, and background may decode.
-func (s *Scheduler) leisurely(ctx context.Context, f func() error) error {
-	if err := s.layouts.enter(ctx, Background, 0); err != nil {
-		return err
+func (l *Layer) leisurely(f func() error) error {
+	for _, g := range []*gate{l.scheduler.layouts, l.scheduler.cores} {
+		turn := &entrant{priority: Background, image: l.ref}
+		if err := g.enter(l.life, turn); err != nil {
+			return err
+		}
+		defer g.leave(turn)
 	}
-	defer s.layouts.leave(Background, 0)
-	if err := s.cores.enter(ctx, Background, 0); err != nil {
-		return err
-	}
-	defer s.cores.leave(Background, 0)
 	return f()
 }
 
@@ -150,41 +148,21 @@ func follows(a, b cache.Chunk) bool {
 var errForgotten = errors.New("the tail is not trusted")
 
 // storeStream stores chunks that follow each other in one stream.
-func (l *Layer) storeStream(t *tail, chunks []int, buf []byte) error {
+func (l *Layer) storeStream(t *tail, chunks []int) error {
 	c := l.store.Chunk(chunks[0])
-	p := t.find(c.BlobOffset, c.BlobSize)
-	if p == nil {
+	src := t.find(c.BlobOffset, c.BlobSize)
+	if src == nil {
 		return errForgotten
 	}
-	r, err := l.format.NewReader(bytes.NewReader(p))
-	if err != nil {
+	_, why, err := l.unpack(src, chunks, func(i int, data []byte) error {
+		if l.store.Has(chunks[i]) {
+			return nil
+		}
+		err := l.store.Put(chunks[i], data)
+		if wrong := (*cache.DigestError)(nil); errors.As(err, &wrong) {
+			l.blame()
+		}
 		return err
-	}
-	defer r.Close()
-	for pos := int64(0); len(chunks) > 0; chunks = chunks[1:] {
-		c = l.store.Chunk(chunks[0])
-		if l.store.Has(chunks[0]) {
-			continue
-		}
-		if _, err := io.CopyN(io.Discard, r, c.InnerOffset-pos); err != nil {
-			return err
-		}
-		if err := l.storeChunk(r, chunks[0], buf[:c.Size]); err != nil {
-			return err
-		}
-		pos = c.InnerOffset + c.Size
-	}
-	return nil
-}
-
-// storeChunk reads and stores a chunk.
-func (l *Layer) storeChunk(r io.Reader, i int, p []byte) error {
-	if _, err := io.ReadFull(r, p); err != nil {
-		return err
-	}
-	err := l.store.Put(i, p)
-	if wrong := (*cache.DigestError)(nil); errors.As(err, &wrong) {
-		l.blame()
-	}
-	return err
+	})
+	return errors.Join(why, err)
 }

@@ -92,13 +92,8 @@ func TestTailOfLayer(t *testing.T) {
 
 // TestTailInMemory reads and prefetches what is not in the store yet.
 func TestTailInMemory(t *testing.T) {
-	var places int
 	s := NewScheduler(SchedulerOptions{})
-	for places = s.cores.places[Background]; places > 0; places-- {
-		if err := s.cores.enter(t.Context(), Background, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	empty := crowd(t, s.cores)
 	h := openTail(t, smallLayer(), func(o *Options) { o.Scheduler = s })
 	if h.Store().Complete() {
 		t.Fatal("complete while nothing may decode")
@@ -107,27 +102,37 @@ func TestTailInMemory(t *testing.T) {
 	if n := len(h.blob.seen()); n != 1 {
 		t.Errorf("%d requests", n)
 	}
-	for range s.cores.places[Background] {
-		s.cores.leave(Background, 0)
-	}
+	empty()
 	<-h.TailStored()
+}
+
+// crowd takes all places that background has at a gate, until empty is called.
+func crowd(t *testing.T, g *gate) (empty func()) {
+	t.Helper()
+	var inside []*entrant
+	for range g.places[Background] {
+		e := &entrant{priority: Background}
+		if err := g.enter(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+		inside = append(inside, e)
+	}
+	return func() {
+		for _, e := range inside {
+			g.leave(e)
+		}
+	}
 }
 
 func TestTailIsGivenUpByClose(t *testing.T) {
 	s := NewScheduler(SchedulerOptions{})
-	for range s.cores.places[Background] {
-		if err := s.cores.enter(t.Context(), Background, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	empty := crowd(t, s.cores)
 	h := openTail(t, smallLayer(), func(o *Options) { o.Scheduler = s })
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
 	<-h.TailStored()
-	for range s.cores.places[Background] {
-		s.cores.leave(Background, 0)
-	}
+	empty()
 }
 
 func TestTailWithoutRoom(t *testing.T) {

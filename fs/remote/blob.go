@@ -48,11 +48,17 @@ func (b *Blob) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, e
 	if err != nil {
 		return nil, s.explain(&Error{Err: err})
 	}
-	r := &rangeReader{ctx: ctx, blob: b, trial: newTrial(b.repo.registry, s, hosts, size), off: off, left: size}
+	r := &rangeReader{ctx: ctx, blob: b, trial: b.newTrial(s, hosts, size), off: off, left: size}
 	if err := r.open(); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+func (b *Blob) newTrial(s subject, hosts []*endpoint, size int64) *trial {
+	t := newTrial(b.repo.registry, s, hosts, size)
+	t.site = b.site
+	return t
 }
 
 // ReaderAt returns the blob as an io.ReaderAt: each ReadAt is one ReadRange under ctx.
@@ -95,13 +101,13 @@ func (b *Blob) Size(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, s.explain(&Error{Err: err})
 	}
-	t := newTrial(b.repo.registry, s, hosts, 0)
+	t := b.newTrial(s, hosts, 0)
 	for {
 		c, err := t.next(ctx)
 		if err != nil {
 			return 0, err
 		}
-		size, err := b.askSize(ctx, c.endpoint)
+		size, err := b.askSize(ctx, c)
 		if err == nil {
 			return size, nil
 		}
@@ -112,8 +118,8 @@ func (b *Blob) Size(ctx context.Context) (int64, error) {
 }
 
 // askSize asks for one byte, since signed URLs are good for GET and not for HEAD.
-func (b *Blob) askSize(ctx context.Context, e *endpoint) (int64, error) {
-	body, err := b.open(ctx, e, 0, 1)
+func (b *Blob) askSize(ctx context.Context, c *candidate) (int64, error) {
+	body, err := b.open(ctx, c, 0, 1)
 	if fault, ok := errors.AsType[*Error](err); ok && fault.sized && fault.size == 0 {
 		return 0, nil // an empty blob has no first byte
 	}
@@ -124,7 +130,7 @@ func (b *Blob) askSize(ctx context.Context, e *endpoint) (int64, error) {
 	if size := b.size.Load(); size > 0 {
 		return size, nil
 	}
-	return 0, e.fault(body.resp.Request.URL, errors.New("the size is not told"))
+	return 0, c.fault(body.resp.Request.URL, errors.New("the size is not told"))
 }
 
 // Host returns the host that answered last; "" if none has.

@@ -13,7 +13,11 @@
 //   - A fault is temporary if the same host may answer better later (no answer, a reset, a stall, a body that ends early,
 //     408, 429, 5xx), and permanent otherwise.
 //   - A round is one try at every host that has no permanent fault. Within a round hosts are asked at once after
-//     each other; between rounds there is a backoff with jitter, or what Retry-After asks for.
+//     each other; between rounds there is a backoff with jitter, or what hosts ask for.
+//   - A site is the address of a host or of what signed URLs lead to. When it says that it is asked too much (429, 502, 503,
+//     504, or Retry-After), that holds for everybody: nobody begins a request there before its time, those with other hosts
+//     ask them, and fewer are under way from then on. See pacer.go.
+//   - A lane is one connection by HTTP/2. Large ranges of one site use several. See fan.go.
 //
 // Nothing here is verified but manifests: the bytes of a blob are checked by whoever knows their digest. Nothing is
 // logged and nothing is kept in package variables; containerd's own hosts.toml code logs what it cannot parse.

@@ -19,6 +19,7 @@ type hostTable struct {
 	opts      Options
 	dir       func(namespace string) (string, error)
 	transport *http.Transport
+	fan       *fan // of transport
 
 	mu    sync.Mutex
 	lists map[string]*hostList
@@ -27,6 +28,7 @@ type hostTable struct {
 // A hostList is never changed; a new one means a new configuration.
 type hostList struct {
 	hosts []docker.RegistryHost // all, whatever their capabilities, without authorizers
+	fans  []*fan                // of each
 	stamp stamp
 }
 
@@ -39,10 +41,12 @@ type stamp struct {
 }
 
 func newHostTable(o Options) *hostTable {
+	t := newTransport(o.StallTimeout)
 	return &hostTable{
 		opts:      o,
 		dir:       hostDir(filepath.SplitList(o.ConfigPath)),
-		transport: newTransport(o.StallTimeout),
+		transport: t,
+		fan:       newFan(t),
 		lists:     make(map[string]*hostList),
 	}
 }
@@ -74,9 +78,19 @@ func (t *hostTable) get(ctx context.Context, namespace string) (*hostList, error
 	if err != nil {
 		return nil, err
 	}
-	l := &hostList{hosts: hosts, stamp: s}
+	l := &hostList{hosts: hosts, fans: t.fans(hosts), stamp: s}
 	t.lists[namespace] = l
 	return l, nil
+}
+
+func (t *hostTable) fans(hosts []docker.RegistryHost) []*fan {
+	fans := make([]*fan, len(hosts))
+	for i, h := range hosts {
+		if fans[i] = t.fan; h.Client.Transport != t.transport {
+			fans[i] = newFan(h.Client.Transport)
+		}
+	}
+	return fans
 }
 
 func (t *hostTable) stamp(namespace string) (stamp, error) {

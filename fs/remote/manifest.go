@@ -67,19 +67,20 @@ func (r *Registry) Manifest(ctx context.Context, ref string, d digest.Digest) (o
 }
 
 // manifest returns the bytes that have the digest d, and what the host says they are.
-func (e *endpoint) manifest(ctx context.Context, d digest.Digest) (p []byte, mediaType string, err error) {
+func (c *candidate) manifest(ctx context.Context, d digest.Digest) (p []byte, mediaType string, err error) {
 	header := http.Header{"Accept": {manifestTypes}, "Accept-Encoding": {"identity"}}
-	resp, err := e.get(ctx, e.url("manifests", d), header, false)
+	resp, err := c.get(ctx, request{url: c.url("manifests", d), header: header, order: order{ticket: c.ticket}})
 	if err != nil {
 		return nil, "", err
 	}
-	defer resp.close()
-	p, err = readManifest(ctx, &body{resp: resp, from: e})
+	b := &body{resp: resp, from: c.endpoint}
+	defer b.close()
+	p, err = readManifest(ctx, b)
 	if err != nil {
 		return nil, "", err
 	}
 	if got := d.Algorithm().FromBytes(p); got != d {
-		return nil, "", e.fault(resp.Request.URL, fmt.Errorf("the answer's digest is %s", got))
+		return nil, "", c.fault(resp.Request.URL, fmt.Errorf("the answer's digest is %s", got))
 	}
 	mediaType, _, _ = strings.Cut(resp.Header.Get("Content-Type"), ";")
 	return p, strings.TrimSpace(mediaType), nil

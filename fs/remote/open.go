@@ -8,19 +8,23 @@ import (
 )
 
 // open makes one attempt at a range at one host. The body may promise fewer bytes than were asked for, but not none.
-func (b *Blob) open(ctx context.Context, e *endpoint, off, size int64) (*body, error) {
+func (b *Blob) open(ctx context.Context, c *candidate, off, size int64) (*body, error) {
 	header := http.Header{
 		"Range": {fmt.Sprintf("bytes=%d-%d", off, off+size-1)},
 		// Or net/http would ask for gzip and unpack it; offsets are into the blob as it is.
 		"Accept-Encoding": {"identity"},
 	}
+	e, order := c.endpoint, order{c.ticket, size}
 	if at := b.remembered(e); at != nil {
-		resp, err := e.get(ctx, at.url, header, true)
+		resp, err := e.get(ctx, request{at.url, header, order, true})
 		if err == nil {
 			var body *body
 			if body, err = b.accept(ctx, e, resp, off, size); err == nil {
 				return body, nil
 			}
+		}
+		if errors.Is(err, errPaused) {
+			return nil, err
 		}
 		b.forget(e, at)
 		if fault, ok := errors.AsType[*Error](err); !ok || fault.temporary {
@@ -28,7 +32,10 @@ func (b *Blob) open(ctx context.Context, e *endpoint, off, size int64) (*body, e
 		}
 		// It has expired, most likely; the host knows a fresh one.
 	}
-	resp, err := e.get(ctx, e.url("blobs", b.subject.digest), header, false)
+	resp, err := e.get(ctx, request{url: e.url("blobs", b.subject.digest), header: header, order: order})
+	if fault, ok := errors.AsType[*Error](err); ok && fault.signed != nil {
+		b.remember(e, &signedURL{fault.signed}) // to ask there when the wait is over
+	}
 	if err != nil {
 		return nil, describeRange(err, off, size)
 	}
@@ -54,12 +61,12 @@ func describeRange(err error, off, size int64) error {
 
 // accept checks that resp is an answer to the range, and closes it if not.
 func (b *Blob) accept(ctx context.Context, e *endpoint, resp *response, off, size int64) (_ *body, err error) {
+	body := &body{resp: resp, from: e, left: size}
 	defer func() {
 		if err != nil {
-			resp.close()
+			body.close()
 		}
 	}()
-	body := &body{resp: resp, from: e, left: size}
 	if resp.StatusCode == http.StatusPartialContent {
 		err = b.acceptPart(body, off)
 	} else {
@@ -68,6 +75,7 @@ func (b *Blob) accept(ctx context.Context, e *endpoint, resp *response, off, siz
 	if err != nil {
 		return nil, err
 	}
+	e.site.bodies.Store(resp.site)
 	b.mu.Lock()
 	b.last = e
 	b.mu.Unlock()
@@ -120,6 +128,14 @@ func (b *Blob) learn(body *body, total int64) error {
 // wrong returns a permanent fault: asked again, the host would say the same.
 func (b *body) wrong(format string, args ...any) *Error {
 	return b.from.fault(b.resp.Request.URL, fmt.Errorf(format, args...))
+}
+
+// site returns where e will be asked for the blob.
+func (b *Blob) site(e *endpoint) *site {
+	if at := b.remembered(e); at != nil {
+		return e.registry.site(at.url)
+	}
+	return e.site
 }
 
 func (b *Blob) remembered(e *endpoint) *signedURL {

@@ -25,7 +25,7 @@ func (r *rangeReader) open() error {
 		if err != nil {
 			return err
 		}
-		body, err := r.blob.open(r.ctx, c.endpoint, r.off, r.left)
+		body, err := r.blob.open(r.ctx, c, r.off, r.left)
 		if err == nil {
 			r.at, r.body = c, body
 			return nil

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -40,7 +41,8 @@ type Options struct {
 type Backoff struct {
 	Min time.Duration // 0 means 100 ms
 	Max time.Duration // 0 means 10 s
-	// MaxRetryAfter bounds what a host may ask for by Retry-After; 0 means 1 minute.
+	// MaxRetryAfter bounds what a host may ask for by Retry-After; 0 means 1 minute. Up to an eighth of it, at most a
+	// second, is added so that those who wait do not return together.
 	MaxRetryAfter time.Duration
 }
 
@@ -73,8 +75,11 @@ type Registry struct {
 	clock clock
 	hosts *hostTable
 
+	tickets atomic.Uint64 // of trials
+
 	mu           sync.Mutex
 	repositories map[string]*repository // by name
+	sites        map[string]*site       // by host and port
 }
 
 // New returns a Registry. It does not touch network or disk.
@@ -85,6 +90,7 @@ func New(o Options) *Registry {
 		clock:        wallClock(),
 		hosts:        newHostTable(o),
 		repositories: make(map[string]*repository),
+		sites:        make(map[string]*site),
 	}
 }
 

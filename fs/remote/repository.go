@@ -40,9 +40,9 @@ func (r *repository) endpoints(ctx context.Context) ([]*endpoint, error) {
 		return r.list, nil
 	}
 	var list []*endpoint
-	for _, h := range hosts.hosts {
+	for i, h := range hosts.hosts {
 		if h.Capabilities.Has(docker.HostCapabilityPull) {
-			list = append(list, r.endpoint(h))
+			list = append(list, r.endpoint(h, hosts.fans[i]))
 		}
 	}
 	if len(list) == 0 {
@@ -54,29 +54,41 @@ func (r *repository) endpoints(ctx context.Context) ([]*endpoint, error) {
 
 // An endpoint is one host as one repository sees it.
 type endpoint struct {
-	registry  *Registry
-	host      string
-	base      url.URL     // of the repository
-	header    http.Header // of requests to the host itself
-	transport http.RoundTripper
-	auth      *authorizer
-	scope     func(context.Context) (context.Context, error)
+	registry *Registry
+	host     string
+	site     *site
+	fan      *fan
+	base     url.URL     // of the repository
+	header   http.Header // of requests to the host itself
+	auth     *authorizer
+	scope    func(context.Context) (context.Context, error)
 
 	rangeless atomic.Bool // answered a range request with the whole blob
 }
 
-func (r *repository) endpoint(h docker.RegistryHost) *endpoint {
+// first returns the host that is asked first, as far as is known; nil if it is not.
+func (r *repository) first() *endpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.list) == 0 {
+		return nil
+	}
+	return r.list[0]
+}
+
+func (r *repository) endpoint(h docker.RegistryHost, f *fan) *endpoint {
 	e := &endpoint{
-		registry:  r.registry,
-		host:      h.Host,
-		base:      url.URL{Scheme: h.Scheme, Host: h.Host, Path: path.Join("/", h.Path, r.path)},
-		header:    r.registry.header(h),
-		transport: h.Client.Transport,
-		auth:      newAuthorizer(func() docker.Authorizer { return r.registry.newAuthorizer(h) }),
+		registry: r.registry,
+		host:     h.Host,
+		fan:      f,
+		base:     url.URL{Scheme: h.Scheme, Host: h.Host, Path: path.Join("/", h.Path, r.path)},
+		header:   r.registry.header(h),
+		auth:     newAuthorizer(func() docker.Authorizer { return r.registry.newAuthorizer(h) }),
 		scope: func(ctx context.Context) (context.Context, error) {
 			return docker.ContextWithRepositoryScope(ctx, r.spec, false)
 		},
 	}
+	e.site = r.registry.site(&e.base)
 	// Mirrors serve several registries and are told which one is meant, as containerd tells them.
 	if origin := r.spec.Hostname(); h.Host != origin && (origin != "docker.io" || h.Host != "registry-1.docker.io") {
 		e.base.RawQuery = url.Values{"ns": {origin}}.Encode()

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -19,18 +21,28 @@ const maxRedirects = 10
 type response struct {
 	*http.Response
 	dog  *watchdog
-	away bool // a redirect led to another host
+	slot *slot
+	site *site // that answered
+	away bool  // a redirect led to another host
 }
 
 func (r *response) close() {
 	r.dog.stop()
 	r.Body.Close()
+	r.slot.leave()
 }
 
-// get asks for u, with the answer to at most one 401 and through redirects. When away is set, u belongs to someone else
-// than e's host and gets none of its headers. Any status but 200 and 206 is an error, and every error but ctx's
-// an *Error.
-func (e *endpoint) get(ctx context.Context, u *url.URL, header http.Header, away bool) (_ *response, err error) {
+// A request is what is asked of an endpoint.
+type request struct {
+	url    *url.URL
+	header http.Header
+	order  order
+	away   bool // url belongs to someone else than the endpoint's host, who gets none of its headers
+}
+
+// get asks for q, with the answer to at most one 401 and through redirects. Any status but 200 and 206 is an error, and
+// every error but ctx's an *Error.
+func (e *endpoint) get(ctx context.Context, q request) (_ *response, err error) {
 	ctx, err = e.scope(ctx)
 	if err != nil {
 		return nil, err
@@ -43,32 +55,35 @@ func (e *endpoint) get(ctx context.Context, u *url.URL, header http.Header, away
 	}()
 	challenged := false
 	for range maxRedirects + 2 { // the request itself and the one after a 401
-		resp, used, err := e.send(dog, u, header, away)
+		resp, used, err := e.send(dog, q)
 		if err != nil {
-			return nil, e.explain(ctx, dog, u, err)
+			return nil, e.explain(ctx, dog, q, err)
 		}
 		e.registry.opts.Trace.response(ctx, e.host, resp.StatusCode)
-		switch code := resp.StatusCode; {
-		case code == http.StatusOK || code == http.StatusPartialContent:
-			return &response{Response: resp, dog: dog, away: away}, nil
-		case code == http.StatusUnauthorized && !away && !challenged:
+		code := resp.StatusCode
+		if code == http.StatusOK || code == http.StatusPartialContent {
+			return resp, nil
+		}
+		resp.slot.leave()
+		switch {
+		case code == http.StatusUnauthorized && !q.away && !challenged:
 			challenged = true
-			if err := e.challenge(ctx, dog, used, resp); err != nil {
+			if err := e.challenge(ctx, dog, used, resp.Response); err != nil {
 				return nil, err
 			}
 		case redirects(code):
 			next, err := resp.Location()
-			discard(dog, resp)
+			discard(dog, resp.Response)
 			if err != nil || next.Scheme != "https" && next.Scheme != "http" {
-				return nil, e.fault(u, errLocation)
+				return nil, e.fault(q.url, errLocation)
 			}
-			away = away || !sameHost(resp.Request.URL, next)
-			u = next
+			q.away = q.away || !sameHost(resp.Request.URL, next)
+			q.url = next
 		default:
-			return nil, e.refused(dog, u, resp, away)
+			return nil, e.refused(dog, q, resp.Response)
 		}
 	}
-	return nil, e.fault(u, errRedirects)
+	return nil, e.fault(q.url, errRedirects)
 }
 
 func redirects(code int) bool {
@@ -98,15 +113,21 @@ func port(u *url.URL) string {
 	return "443"
 }
 
-// send makes one request. Its errors are raw. It goes by the transport and not by a client, which parses Location by
-// itself and quotes it in errors, signature and all.
-func (e *endpoint) send(dog *watchdog, u *url.URL, header http.Header, away bool) (*http.Response, *login, error) {
-	req, err := http.NewRequestWithContext(dog.ctx, http.MethodGet, u.String(), nil)
+// send makes one request, when its site lets it. Its errors are raw. It goes by the transport and not by a client, which
+// parses Location by itself and quotes it in errors, signature and all.
+func (e *endpoint) send(dog *watchdog, q request) (_ *response, used *login, err error) {
+	r := &response{dog: dog, site: e.registry.site(q.url), away: q.away}
+	var asked time.Time // on a connection that is there
+	now := e.registry.clock.now
+	ctx := httptrace.WithClientTrace(dog.ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		asked = now()
+		r.slot.ride.connected()
+	}})
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, q.url.String(), nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	var used *login
-	if away {
+	if q.away {
 		req.Header.Set("User-Agent", e.registry.opts.UserAgent)
 	} else {
 		req.Header = e.header.Clone()
@@ -114,17 +135,40 @@ func (e *endpoint) send(dog *watchdog, u *url.URL, header http.Header, away bool
 			return nil, nil, authError{err}
 		}
 	}
-	for key, values := range header {
+	for key, values := range q.header {
 		req.Header[key] = values
 	}
-	var resp *http.Response
-	dog.during(func() { resp, err = e.transport.RoundTrip(req) }) //nolint:bodyclose // it is the caller's
-	return resp, used, err
+	if r.slot, err = r.site.pacer.enter(dog.ctx, q.order); err != nil {
+		return nil, nil, err
+	}
+	transport, ride := e.fan.pick(r.site, q.order)
+	r.slot.ride = ride
+	dog.during(func() {
+		r.slot.ride.wait(ctx)
+		r.Response, err = transport.RoundTrip(req) //nolint:bodyclose // response.close does
+	})
+	if err != nil {
+		r.slot.leave()
+		return nil, nil, err
+	}
+	r.began(asked, now())
+	return r, used, nil
+}
+
+// began tells the site how it has answered.
+func (r *response) began(asked, now time.Time) {
+	r.site.multiplexes.Store(r.ProtoMajor == 2)
+	if r.StatusCode == http.StatusOK || r.StatusCode == http.StatusPartialContent {
+		r.site.gauge.answer(now, now.Sub(asked))
+	}
+	opts := r.site.pacer.registry.opts.Backoff
+	r.slot.answer(r.StatusCode, min(parseRetryAfter(r.Header.Get("Retry-After"), now), opts.MaxRetryAfter))
+	r.slot.lies(now)
 }
 
 // challenge deals with a 401. Its error is an *Error unless it is ctx's.
 func (e *endpoint) challenge(ctx context.Context, dog *watchdog, used *login, resp *http.Response) error {
-	refused := e.refused(dog, resp.Request.URL, resp, false)
+	refused := e.refused(dog, request{url: resp.Request.URL}, resp)
 	err := e.auth.challenge(dog.ctx, used, resp)
 	switch {
 	case err == nil:
@@ -144,19 +188,27 @@ type authError struct{ error }
 func (e authError) Unwrap() error { return e.error }
 
 // explain makes an *Error of an error of send, or returns that of ctx.
-func (e *endpoint) explain(ctx context.Context, dog *watchdog, u *url.URL, err error) error {
+func (e *endpoint) explain(ctx context.Context, dog *watchdog, q request, err error) error {
 	if ctx.Err() != nil {
 		return cancelled(ctx)
 	}
+	if errors.Is(err, errPaused) {
+		fault := e.fault(q.url, err)
+		fault.temporary = true
+		if q.away {
+			fault.signed = q.url
+		}
+		return fault
+	}
 	if ae, ok := errors.AsType[authError](err); ok {
-		fault := e.fault(u, nil)
+		fault := e.fault(q.url, nil)
 		describeAuth(fault, ae.error)
 		return fault
 	}
 	if errors.Is(context.Cause(dog.ctx), errStalled) {
 		err = fmt.Errorf("%w (%v)", errStalled, dog.limit)
 	}
-	fault := e.fault(u, err)
+	fault := e.fault(q.url, err)
 	fault.temporary = !permanentCause(err)
 	return fault
 }
@@ -171,19 +223,15 @@ func (e *endpoint) fault(u *url.URL, err error) *Error {
 }
 
 // refused makes an error of an answer with the wrong status, and closes it.
-func (e *endpoint) refused(dog *watchdog, u *url.URL, resp *http.Response, away bool) *Error {
-	fault := e.fault(u, nil)
+func (e *endpoint) refused(dog *watchdog, q request, resp *http.Response) *Error {
+	fault := e.fault(q.url, nil)
 	fault.Status = resp.StatusCode
 	fault.temporary = temporaryStatus(resp.StatusCode)
 	body := discard(dog, resp)
-	if !away {
+	if !q.away {
 		code, message := registryMessage(body)
 		known := secrets(resp.Request.Header)
 		fault.Code, fault.Message = scrub(code, known), scrub(message, known)
-	}
-	if fault.temporary {
-		opts := e.registry.opts.Backoff
-		fault.retryAfter = min(parseRetryAfter(resp.Header.Get("Retry-After"), e.registry.clock.now()), opts.MaxRetryAfter)
 	}
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		if r, err := parseContentRange(resp.Header.Get("Content-Range")); err == nil && r.unsatisfied() {

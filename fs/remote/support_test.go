@@ -53,13 +53,13 @@ type served struct {
 	body      []byte
 }
 
-func newHost(t *testing.T, faults ...http.HandlerFunc) *fakeHost {
+func newHost(t testing.TB, faults ...http.HandlerFunc) *fakeHost {
 	h := newUnstartedHost(t, faults...)
 	h.Start()
 	return h
 }
 
-func newUnstartedHost(t *testing.T, faults ...http.HandlerFunc) *fakeHost {
+func newUnstartedHost(t testing.TB, faults ...http.HandlerFunc) *fakeHost {
 	h := &fakeHost{content: make(map[string]served), faults: faults}
 	h.Server = httptest.NewUnstartedServer(h)
 	t.Cleanup(func() {
@@ -143,7 +143,7 @@ func hostsDir(t *testing.T, origin *fakeHost, mirrors string) string {
 	return root
 }
 
-func writeHosts(t *testing.T, root, toml string) {
+func writeHosts(t testing.TB, root, toml string) {
 	dir := filepath.Join(root, "registry.test")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)

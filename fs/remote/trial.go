@@ -27,25 +27,30 @@ type trial struct {
 	registry *Registry
 	subject  subject
 	hosts    []*candidate // in order of preference
-	round    int          // since the last progress, from 1
-	left     int          // tries of any kind that are left
+	site     func(*endpoint) *site
+	round    int // of those in which somebody was asked, since the last progress, from 1
+	silent   int // rounds in a row in which nobody was asked, and no host answered anybody else
+	left     int // tries of any kind that are left
 }
 
 // A candidate is a host in a trial.
 type candidate struct {
 	*endpoint
-	err       *Error // last
-	attempts  int
-	tried     bool      // in this round
-	gone      bool      // for good
-	notBefore time.Time // as Retry-After asked
+	ticket   uint64 // the trial's
+	err      *Error // last
+	attempts int
+	tried    bool   // in this round
+	passed   bool   // in this round, but it asked to wait
+	answered uint64 // what it had answered to anybody when the round began
+	gone     bool   // for good
 }
 
 // newTrial makes a trial for size bytes.
 func newTrial(r *Registry, s subject, hosts []*endpoint, size int64) *trial {
-	t := &trial{registry: r, subject: s, round: 1}
+	t := &trial{registry: r, subject: s, round: 1, site: func(e *endpoint) *site { return e.site }}
+	ticket := r.tickets.Add(1)
 	for _, e := range hosts {
-		t.hosts = append(t.hosts, &candidate{endpoint: e})
+		t.hosts = append(t.hosts, &candidate{endpoint: e, ticket: ticket, answered: e.site.pacer.answered()})
 	}
 	t.left = r.opts.MaxAttempts * len(hosts) * int(1+size>>18)
 	return t
@@ -58,7 +63,7 @@ func (t *trial) next(ctx context.Context) (*candidate, error) {
 			return nil, t.cancelled(ctx, nil)
 		}
 		if c := t.ready(); c != nil {
-			c.tried = true
+			c.tried, c.passed = true, false
 			c.attempts++
 			t.left--
 			return c, nil
@@ -70,10 +75,29 @@ func (t *trial) next(ctx context.Context) (*candidate, error) {
 		if t.registry.clock.sleep(ctx, wait) != nil {
 			return nil, t.cancelled(ctx, nil)
 		}
-		t.round++
-		for _, c := range t.hosts {
-			c.tried = false
+		t.again()
+	}
+}
+
+// again begins a round. One in which all hosts made us wait is no attempt: if they answer others, it is our turn some time.
+func (t *trial) again() {
+	asked, alive := false, false
+	for _, c := range t.hosts {
+		now := t.site(c.endpoint).pacer.answered()
+		if c.tried && !c.passed {
+			asked = true
+		} else if !c.gone && now != c.answered {
+			alive = true
 		}
+		c.tried, c.answered = false, now
+	}
+	switch {
+	case asked:
+		t.round, t.silent = t.round+1, 0
+	case alive:
+		t.silent = 0
+	default:
+		t.silent++
 	}
 }
 
@@ -83,7 +107,7 @@ func (t *trial) ready() *candidate {
 	}
 	now := t.registry.clock.now()
 	for _, c := range t.hosts {
-		if !c.gone && !c.tried && !now.Before(c.notBefore) {
+		if !c.gone && !c.tried && !now.Before(t.site(c.endpoint).pacer.until()) {
 			return c
 		}
 	}
@@ -92,17 +116,25 @@ func (t *trial) ready() *candidate {
 
 // wait returns how long to wait before the next round; false if there is none.
 func (t *trial) wait() (time.Duration, bool) {
-	if t.left <= 0 || t.round >= t.registry.opts.MaxAttempts {
+	if most := t.registry.opts.MaxAttempts; t.left <= 0 || t.round >= most || t.silent >= most {
 		return 0, false
 	}
 	var first time.Time
 	alive := false
 	for _, c := range t.hosts {
-		if !c.gone && (!alive || c.notBefore.Before(first)) {
-			first, alive = c.notBefore, true
+		if until := t.site(c.endpoint).pacer.until(); !c.gone && (!alive || until.Before(first)) {
+			first, alive = until, true
 		}
 	}
-	return max(t.registry.opts.Backoff.after(t.round), first.Sub(t.registry.clock.now())), alive
+	return max(t.registry.opts.Backoff.after(t.round), spread(first.Sub(t.registry.clock.now()))), alive
+}
+
+// spread makes those who were asked to wait for the same time return one by one. It adds up to an eighth, at most a second.
+func spread(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return d + rand.N(min(d/8, time.Second)+1)
 }
 
 // after returns the wait after a number of rounds, from 1.
@@ -123,10 +155,15 @@ func (t *trial) failed(ctx context.Context, c *candidate, err error) error {
 	if !ok {
 		fault = c.fault(nil, err)
 	}
+	if errors.Is(fault, errPaused) { // nobody was asked
+		c.attempts--
+		t.left++
+		c.passed = true
+		return nil
+	}
 	fault.Attempts = c.attempts
 	c.err = t.subject.explain(fault)
 	c.gone = !fault.temporary
-	c.notBefore = t.registry.clock.now().Add(fault.retryAfter)
 	return nil
 }
 
@@ -142,7 +179,11 @@ func (t *trial) failure() error {
 		}
 	}
 	switch len(errs) {
-	case 0: // all answers were good ones, of next to nothing each
+	case 0:
+		if t.left > 0 {
+			return t.subject.explain(&Error{Err: errPaused, temporary: true})
+		}
+		// All answers were good ones, of next to nothing each.
 		return t.subject.explain(&Error{Err: errTooMany, temporary: true})
 	case 1:
 		return errs[0]

@@ -85,6 +85,7 @@ func TestTreeIsWhatContainerdUnpacks(t *testing.T) {
 			want := unpack(t, layer)
 			l := packAsIs(t, layer).layout(t)
 			compareTrees(t, flatten(l.Root), want)
+			compareTrees(t, flatten(index(t, layer).Root), want)
 		})
 	}
 }

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
@@ -126,6 +129,42 @@ func BenchmarkNewReader(b *testing.B) {
 					zr.Close()
 				}
 			})
+		}
+	}
+}
+
+// BenchmarkDecode decompresses 8 MiB of a real program in streams of n bytes and a tar's header: by Decode, and by the streaming
+// decoders, which are what Decode has for gzip without libdeflate.
+func BenchmarkDecode(b *testing.B) {
+	program, err := os.ReadFile(filepath.Join(runtime.GOROOT(), "bin/go")) //nolint:staticcheck // a test runs where it was built
+	if err != nil {
+		b.Fatal(err)
+	}
+	program = program[:8<<20]
+	for _, f := range []Format{EStargz, ZstdChunked} {
+		for _, n := range []int{1 << 10, 4 << 10, 20 << 10, 256 << 10, 4 << 20} {
+			var streams [][]byte
+			for p := range slices.Chunk(program[:len(program)/n*n], n) {
+				streams = append(streams, compress(b, f, slices.Concat(p, make([]byte, 512))))
+			}
+			dst := make([]byte, n+padding)
+			for way, decode := range map[string]func(src []byte) (int, error){
+				"at once":   func(src []byte) (int, error) { return f.Decode(dst[:f.Room(src, n)], src, n) },
+				"streaming": func(src []byte) (int, error) { return f.decodeStart(dst[:n], src) },
+			} {
+				b.Run(fmt.Sprintf("%s/%d/%s", f, n, way), func(b *testing.B) {
+					b.SetBytes(int64(len(streams) * n))
+					b.ReportAllocs()
+					for b.Loop() {
+						for _, src := range streams {
+							if _, err := decode(src); err != nil {
+								b.Fatal(err)
+							}
+						}
+					}
+					b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(streams)), "ns/stream")
+				})
+			}
 		}
 	}
 }

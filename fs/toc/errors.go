@@ -19,14 +19,14 @@ func (e *DigestError) Error() string {
 	return fmt.Sprintf("TOC has digest %s, want %s", e.Got, e.Want)
 }
 
-// EntryError says why a TOC is refused, and by which of its entries.
+// EntryError says why a TOC or a tar is refused, and by which of its entries.
 type EntryError struct {
-	Name   string // as the TOC has it: hostile bytes of any length
+	Name   string // as it stands there: hostile bytes of any length
 	Reason string
 }
 
 func (e *EntryError) Error() string {
-	return fmt.Sprintf("TOC entry %s: %s", quote(e.Name), e.Reason)
+	return fmt.Sprintf("entry %s: %s", quote(e.Name), e.Reason)
 }
 
 // refuse makes an EntryError of err, unless it already is one.

@@ -38,9 +38,11 @@ func (f *frameReader) open(r io.Reader) error {
 		return errors.New("not a zstd frame")
 	}
 	descriptor := p[4]
-	f.checksum = descriptor&(1<<2) != 0
+	f.checksum = hasChecksum(descriptor)
 	return f.take(frameHeaderSize(descriptor))
 }
+
+func hasChecksum(descriptor byte) bool { return descriptor&(1<<2) != 0 }
 
 func frameHeaderSize(descriptor byte) int {
 	single := descriptor&(1<<5) != 0
@@ -85,20 +87,50 @@ func (f *frameReader) block() error {
 	if err := f.take(blockHeader); err != nil {
 		return err
 	}
-	h := int(f.head[0]) | int(f.head[1])<<8 | int(f.head[2])<<16
-	f.last = h&1 != 0
-	switch kind := h >> 1 & 3; kind {
-	case 0, 2: // raw, compressed
-		f.body = h >> 3
-	case 1: // one byte, repeated
-		f.body = 1
-	default:
-		return errors.New("reserved type of zstd block")
-	}
-	if f.last && f.checksum {
+	var err error
+	if f.body, f.last, err = parseBlock(f.head); f.last && f.checksum {
 		f.body += checksumSize
 	}
-	return nil
+	return err
+}
+
+// parseBlock reads a block's header: how many bytes follow it, and whether it is the frame's last.
+func parseBlock(p []byte) (body int, last bool, err error) {
+	h := int(p[0]) | int(p[1])<<8 | int(p[2])<<16
+	last = h&1 != 0
+	switch kind := h >> 1 & 3; kind {
+	case 0, 2: // raw, compressed
+		return h >> 3, last, nil
+	case 1: // one byte, repeated
+		return 1, last, nil
+	}
+	return 0, last, errors.New("reserved type of zstd block")
+}
+
+// frameSize is how many bytes the zstd frame at the beginning of p takes, 0 if there is none or its end is not in p.
+func frameSize(p []byte) int {
+	if len(p) < 5 || binary.LittleEndian.Uint32(p) != frameMagic {
+		return 0
+	}
+	size, checksum := frameHeaderSize(p[4]), hasChecksum(p[4])
+	for last := false; !last; {
+		if len(p)-size < blockHeader {
+			return 0
+		}
+		body, end, err := parseBlock(p[size:])
+		if err != nil {
+			return 0
+		}
+		size += blockHeader + body
+		last = end
+	}
+	if checksum {
+		size += checksumSize
+	}
+	if size > len(p) {
+		return 0
+	}
+	return size
 }
 
 // unexpected is err for where a frame does not end.

@@ -114,6 +114,9 @@ func FuzzFrame(f *testing.F) {
 		if !bytes.HasPrefix(p, frame.Bytes()) {
 			t.Fatal("passed on other bytes")
 		}
+		if n := frameSize(p); n != frame.Len() {
+			t.Fatalf("a frame of %d bytes at once, of %d by and by", n, frame.Len())
+		}
 		alone, err := decompress(ZstdChunked, bytes.NewReader(frame.Bytes()))
 		if err != nil {
 			return
@@ -121,6 +124,36 @@ func FuzzFrame(f *testing.F) {
 		whole, err := decompress(ZstdChunked, bytes.NewReader(append(bytes.Clone(p), "behind"...)))
 		if err != nil || !bytes.Equal(alone, whole) {
 			t.Fatalf("%d bytes alone, %d with something behind, %v", len(alone), len(whole), err)
+		}
+	})
+}
+
+// FuzzDecode decodes any bytes, and any bytes compressed, as fast as it goes and by streaming: both give the same, as far
+// as what is damaged in the middle.
+func FuzzDecode(f *testing.F) {
+	for _, format := range []Format{EStargz, ZstdChunked} {
+		for _, body := range contents {
+			body := []byte(body[:min(len(body), 1000)])
+			for _, stream := range streams(f, format, body) {
+				f.Add(stream, format == ZstdChunked, uint16(len(body)), uint16(10))
+				f.Add(append(bytes.Clone(stream), stream...), format == ZstdChunked, uint16(len(body)/2), uint16(10000))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, p []byte, zstd bool, least, more uint16) {
+		format := EStargz
+		if zstd {
+			format = ZstdChunked
+		}
+		if len(p) < 1<<20 {
+			_, _ = decodeBothWays(t, format, p, int(least), int(least)+int(more))
+		}
+		stream := compress(t, format, p)
+		for _, at := range []int{len(stream), int(more) % len(stream)} {
+			if at < len(stream) {
+				stream[at]++
+			}
+			_, _ = decodeBothWays(t, format, stream, int(least), format.Room(stream, int(least)))
 		}
 	})
 }

@@ -16,10 +16,11 @@ import (
 // chunks that fill it. Files are placed in the order in which the blob has them, so that reading the blob from its
 // beginning fills the address space from its beginning.
 type Layout struct {
-	Chunks         []Chunk // in the order of DataOffset; where a file has none, it is zeros
-	DataSize       int64   // bytes of address space, a multiple of 4096
-	PrefetchChunks int     // Chunks[:PrefetchChunks] are what the image's maker wants prefetched
-	Files          int     // regular files; one with several names counts once
+	Chunks         []Chunk  // in the order of DataOffset; where a file has none, it is zeros
+	DataSize       int64    // bytes of address space, a multiple of 4096
+	PrefetchChunks int      // Chunks[:PrefetchChunks] are what the image's maker wants prefetched
+	Files          int      // regular files; one with several names counts once
+	Implied        []string // by Index only: directories that no entry describes, sorted
 	Root           *metadata.Node
 }
 

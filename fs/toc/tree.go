@@ -3,6 +3,7 @@ package toc
 import (
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"time"
 
@@ -25,6 +26,10 @@ type tree struct {
 	order     []string                    // of pending
 	replaced  map[*metadata.Node]struct{} // files of which a name was given to a later entry
 	merged    map[*metadata.Node]string   // inodes that more than one entry gave xattrs, and such an entry's name
+
+	// implied are the directories that no entry describes, by clean name; nil in a TOC's tree, where nobody asks for them. A tree with
+	// it is that of a plain layer: it has no files of the format's own, and its entries come as they are unpacked.
+	implied map[string]*metadata.Node
 }
 
 func newTree() *tree {
@@ -52,7 +57,7 @@ func (t *tree) add(e *estargz.TOCEntry) (*metadata.Node, error) {
 	if name == "" {
 		return nil, t.addRoot(e)
 	}
-	if isMarker(name) || isAUFS(name) {
+	if t.implied == nil && isMarker(name) || isAUFS(name) {
 		return nil, nil
 	}
 	dirName, base := splitName(name)
@@ -103,6 +108,7 @@ func (t *tree) addRoot(e *estargz.TOCEntry) error {
 // addDir makes a directory, or gives the one that is there the attributes of a later entry.
 func (t *tree) addDir(parent *metadata.Node, base string, e *estargz.TOCEntry) error {
 	if old := parent.Children[base]; isDir(old) {
+		delete(t.implied, strings.Trim(path.Clean(e.Name), "/"))
 		return t.merge(old, e)
 	}
 	n, err := newNode(e)
@@ -125,17 +131,19 @@ func (t *tree) merge(n *metadata.Node, e *estargz.TOCEntry) error {
 }
 
 // put gives n a name. A name that is taken goes to the later entry if it is of the same type: that is how a tar is
-// updated by appending to it.
+// updated by appending to it. In a plain layer the types do not matter, and a directory goes with all that is in it.
 func (t *tree) put(dir *metadata.Node, base string, n *metadata.Node) error {
 	old := dir.Children[base]
 	if old == n {
 		return nil
 	}
 	if old != nil {
-		if was, is := old.Mode&unix.S_IFMT, n.Mode&unix.S_IFMT; was != is {
+		if was, is := old.Mode&unix.S_IFMT, n.Mode&unix.S_IFMT; was != is && t.implied == nil {
 			return fmt.Errorf("name stands there twice, for a %s and for a %s", typeName(was), typeName(is))
 		}
-		t.replaced[old] = struct{}{}
+		if t.replaced[old] = struct{}{}; isDir(old) {
+			t.lastDir, t.lastNode = "", nil
+		}
 	}
 	if err := t.count(); err != nil {
 		return err
@@ -163,8 +171,9 @@ func (t *tree) mkdirs(name string) (*metadata.Node, error) {
 	case t.lastDir:
 		return t.lastNode, nil
 	}
-	dir := t.root
+	dir, end := t.root, -1 // of the component's name
 	for base := range strings.SplitSeq(name, "/") {
+		end += 1 + len(base)
 		next := dir.Children[base]
 		if next == nil {
 			if strings.HasPrefix(base, whiteoutPrefix) {
@@ -173,6 +182,9 @@ func (t *tree) mkdirs(name string) (*metadata.Node, error) {
 			next = implied()
 			if err := t.put(dir, base, next); err != nil {
 				return nil, err
+			}
+			if t.implied != nil {
+				t.implied[name[:end]] = next
 			}
 		}
 		if !isDir(next) {

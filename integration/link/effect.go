@@ -27,6 +27,9 @@ type Truncate struct{ After int64 }
 // Corrupt inverts the bytes of a blob at offsets From up to To (0: its end), however they are asked for.
 type Corrupt struct{ From, To int64 }
 
+// Flip inverts one byte in the middle of an answer's body, whatever was asked for.
+type Flip struct{}
+
 // Stall sends After body bytes and then nothing until the injection is released or the client leaves. Negative After
 // holds the header back as well.
 type Stall struct{ After int64 }
@@ -59,6 +62,17 @@ func (c Corrupt) arm(x *exchange) bool {
 			if at := off + int64(i); at >= c.From && (c.To == 0 || at < c.To) {
 				p[i] ^= 0xff
 			}
+		}
+	}
+	return false
+}
+
+func (Flip) arm(x *exchange) bool {
+	x.corrupt = func(p []byte, off int64) {
+		// What has no length, which blobs have, keeps its bytes.
+		length, _ := strconv.ParseInt(x.Header().Get("Content-Length"), 10, 64)
+		if i := x.start + length/2 - off; i >= 0 && i < int64(len(p)) {
+			p[i] ^= 0xff
 		}
 	}
 	return false

@@ -42,6 +42,8 @@ func TestEffects(t *testing.T) {
 		{"corrupted to the end", Corrupt{From: 99_000}, "", 200, damaged(99_000, 100_000), nil},
 		{"corrupted range", Corrupt{From: 7, To: 9}, "bytes=5-10", 206, damaged(7, 9)[5:11], nil},
 		{"corrupted elsewhere", Corrupt{From: 7, To: 9}, "bytes=50-60", 206, g.content[50:61], nil},
+		{"flipped", Flip{}, "", 200, damaged(50_000, 50_001), nil},
+		{"flipped range", Flip{}, "bytes=1000-1009", 206, damaged(1005, 1006)[1000:1010], nil},
 		{"reset", Reset{After: -1}, "", 0, nil, syscall.ECONNRESET},
 		{"reset in the body", Reset{After: 40_000}, "", 200, nil, syscall.ECONNRESET},
 	} {

@@ -148,16 +148,19 @@ func install(ctx context.Context, packages ...string) error {
 	return err
 }
 
-// Sluice builds the daemon and ctr-remote of this checkout into dir. SLUICE_RACE=1 in the environment builds them with the race
-// detector.
+// Sluice builds the daemon and ctr-remote of this checkout into dir, as "make build" does. SLUICE_RACE=1 in the environment
+// builds them with the race detector.
 func Sluice(ctx context.Context, dir string) error {
-	b := checkout.Build{
-		Packages: []string{"./cmd/containerd-sluice-grpc", "./cmd/ctr-remote"},
-		Out:      dir + "/",
-		Flags:    []string{"-trimpath"}, // the same programs from every checkout
+	root, err := checkout.Root()
+	if err != nil {
+		return err
 	}
+	args := []string{"-o", dir + "/", "./cmd/containerd-sluice-grpc", "./cmd/ctr-remote"}
 	if os.Getenv("SLUICE_RACE") == "1" {
-		b.Flags, b.Env = append(b.Flags, "-race"), []string{"CGO_ENABLED=1"}
+		args = append([]string{"-race"}, args...)
 	}
-	return b.Run(ctx)
+	if _, err := output(ctx, nil, filepath.Join(root, ".ci/build"), args...); err != nil {
+		return fmt.Errorf("build Sluice: %w", err)
+	}
+	return nil
 }

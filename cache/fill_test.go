@@ -1,0 +1,169 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// piece is data and where it lies in an address space.
+type piece struct {
+	off  int64
+	data []byte
+}
+
+func fill(t *testing.T, s *Store, d digest.Digest, pieces ...piece) *Layer {
+	t.Helper()
+	l, err := s.Fill(d, func(f *Filling) (Info, error) {
+		if _, err := f.Meta.WriteString("metadata"); err != nil {
+			return Info{}, err
+		}
+		var end int64
+		for _, p := range pieces {
+			if _, err := f.WriteAt(p.data, p.off); err != nil {
+				return Info{}, err
+			}
+			end = p.off + int64(len(p.data))
+		}
+		return Info{Format: "tar", DiffID: d, BlobSize: 1000, DataSize: (end + 4095) / 4096 * 4096, Implied: []string{"a"}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func spread(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i/7 + i/4096 + 1)
+	}
+	return p
+}
+
+func TestFill(t *testing.T) {
+	big := spread(9<<20 + 123)
+	holes := append(append(spread(5000), make([]byte, 1<<20)...), spread(100)...)
+	tests := map[string]struct {
+		pieces []piece
+		chunks int
+		blocks int64 // KiB on disk, at most
+	}{
+		"nothing":     {},
+		"one byte":    {[]piece{{0, []byte("x")}}, 1, 4},
+		"files":       {[]piece{{0, spread(100)}, {4096, spread(5000)}, {3 * 4096, spread(1)}}, 1, 16},
+		"many chunks": {[]piece{{0, big[:3<<20]}, {3 << 20, big[3<<20:]}}, 3, 9<<10 + 8},
+		"a hole":      {[]piece{{0, holes}}, 1, 16},
+		"far away":    {[]piece{{0, spread(10)}, {40 << 20, make([]byte, 5<<20)}, {1 << 30, spread(10)}}, 2, 16},
+		"only zeros":  {[]piece{{0, make([]byte, 6<<20)}}, 0, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			s := openStore(t, root, bootA)
+			d := digest.FromString(name)
+			l := fill(t, s, d, test.pieces...)
+			defer l.Close()
+			if !l.Complete() || l.NumChunks() != test.chunks || l.Sealed() {
+				t.Errorf("complete %v, %d chunks, sealed %v; want %d chunks", l.Complete(), l.NumChunks(), l.Sealed(), test.chunks)
+			}
+			if info := l.Info(); info.ID != 1 || info.DiffID != d || len(info.Implied) != 1 {
+				t.Errorf("info is %+v", info)
+			}
+			for _, p := range test.pieces {
+				got := make([]byte, len(p.data))
+				if _, err := l.ReadAt(got, p.off); err != nil || !bytes.Equal(got, p.data) {
+					t.Errorf("%d bytes at %d are wrong: %v", len(got), p.off, err)
+				}
+			}
+			for i := range l.NumChunks() {
+				if !l.intact(l.Chunk(i)) {
+					t.Errorf("chunk %d does not have its sum", i)
+				}
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(l.DataPath(), &st); err != nil || st.Blocks/2 > test.blocks {
+				t.Errorf("%d KiB on disk, want at most %d: %v", st.Blocks/2, test.blocks, err)
+			}
+			if err := l.Seal(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestFillFails(t *testing.T) {
+	root := t.TempDir()
+	s := openStore(t, root, bootA)
+	d, cause := digest.FromString("x"), errors.New("wrong digest")
+	_, err := s.Fill(d, func(f *Filling) (Info, error) {
+		if _, err := f.WriteAt(spread(5<<20), 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("x"), 4096); !errors.Is(err, ErrNotStored) {
+			t.Errorf("writing backwards: %v", err)
+		}
+		return Info{}, cause
+	})
+	if !errors.Is(err, cause) {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(d); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the layer is there: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "layers", "tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestFillMends has a crash take chunks of a layer, which come back with the next Fill into the layer that is in use.
+func TestFillMends(t *testing.T) {
+	root := t.TempDir()
+	d, data := digest.FromString("x"), spread(10<<20)
+	s := openStore(t, root, bootA)
+	if err := errors.Join(fill(t, s, d, piece{0, data}).Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(root, "layers", "sha256", d.Encoded(), dataName)
+	damage(t, file, 5<<20)
+
+	s = openStore(t, root, bootB)
+	l, err := s.Get(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if has := []bool{l.Has(0), l.Has(1), l.Has(2)}; !has[0] || has[1] || !has[2] {
+		t.Fatalf("after the crash it has %v", has)
+	}
+	again := fill(t, s, d, piece{0, data})
+	defer again.Close()
+	if again != l || !l.Complete() {
+		t.Fatal("it was not mended")
+	}
+	got := make([]byte, len(data))
+	if _, err := l.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("it was mended wrongly: %v", err)
+	}
+	if err := l.Seal(); err != nil {
+		t.Error(err)
+	}
+}
+
+func damage(t *testing.T, file string, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{0, 0, 0, 0}, off); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,126 @@
+package layer
+
+import "sync"
+
+const (
+	// aheadMax is how far ahead of a sequential reader is fetched at most, in compressed bytes, and aheadShare which part of the
+	// memory limit that may be: it is what fills a link of 100 MB/s for a third of a second.
+	aheadMax   = 32 << 20
+	aheadShare = 8
+
+	aheadRange = 4 << 20 // of what is fetched ahead
+
+	// aheadData is the most bytes that the window may become, as readAheadData is for what is read ahead at first.
+	aheadData = 8 * readAheadData
+
+	// jitter is how far from where a sequential reader is expected it may be: the kernel has several reads under way at once, and
+	// who goes through directories does not meet files exactly as the layer has them.
+	jitter = 4 << 20
+
+	maxCursors = 8
+)
+
+// cursor is a reader that goes forward through a layer.
+type cursor struct {
+	next   int   // the chunk behind the last one that it read
+	front  int   // the first chunk that is not asked for on its behalf
+	steps  int   // how often it went forward
+	window int64 // compressed bytes
+	used   uint64
+}
+
+// cursors are the readers of a layer that were last seen.
+type cursors struct {
+	mu   sync.Mutex
+	list []*cursor
+	time uint64
+}
+
+// follow looks whether whoever reads chunks [first, end) reads a layer from front to back, and if so fetches what comes next, in
+// a window that doubles as long as it goes on. missed is whether it has to wait. Of readers that come at the very same moment one
+// is looked at: it may take a while to find out what has to be fetched.
+func (l *Layer) follow(first, end int, missed bool) {
+	if !l.cursors.mu.TryLock() {
+		return
+	}
+	defer l.cursors.mu.Unlock()
+	c := l.cursor(first, missed)
+	if c == nil {
+		return
+	}
+	if end > c.next {
+		c.next = end
+		c.steps++
+	}
+	c.front = max(c.front, c.next)
+	if c.steps < 2 || c.front == l.store.NumChunks() || l.distance(c.next, c.front) > c.window/2 {
+		return
+	}
+	c.window = min(2*c.window, aheadMax, l.scheduler.limit/aheadShare)
+	l.fetchAhead(c)
+}
+
+// cursor finds the cursor that a read of chunk first belongs to. One that misses and belongs to none makes a new one.
+// l.cursors.mu is held.
+func (l *Layer) cursor(first int, missed bool) *cursor {
+	t := &l.cursors
+	t.time++
+	at := l.store.Chunk(first).DataOffset
+	var oldest *cursor
+	for _, c := range t.list {
+		from, to := l.dataOffset(c.next)-jitter, l.dataOffset(c.front)+jitter
+		if from <= at && at <= to {
+			c.used = t.time
+			return c
+		}
+		if oldest == nil || c.used < oldest.used {
+			oldest = c
+		}
+	}
+	if !missed {
+		return nil
+	}
+	if len(t.list) < maxCursors {
+		oldest = new(cursor)
+		t.list = append(t.list, oldest)
+	}
+	*oldest = cursor{next: first, front: first, window: l.readAhead(), used: t.time}
+	return oldest
+}
+
+// dataOffset is where a chunk begins, or the address space ends.
+func (l *Layer) dataOffset(chunk int) int64 {
+	if chunk == l.store.NumChunks() {
+		return l.store.Info().DataSize
+	}
+	return l.store.Chunk(chunk).DataOffset
+}
+
+// distance is how many compressed bytes chunks [from, to) are, about.
+func (l *Layer) distance(from, to int) int64 {
+	if from >= to {
+		return 0
+	}
+	last := l.store.Chunk(to - 1)
+	return max(0, last.BlobOffset+last.BlobSize-l.store.Chunk(from).BlobOffset)
+}
+
+// fetchAhead has what is missing in the window of c fetched. l.cursors.mu is held.
+func (l *Layer) fetchAhead(c *cursor) {
+	var chunks []int
+	begin := l.dataOffset(c.next)
+	for ; c.front < l.store.NumChunks(); c.front++ {
+		if l.distance(c.next, c.front+1) > c.window || l.dataOffset(c.front) > begin+aheadData {
+			break
+		}
+		if !l.store.Has(c.front) {
+			chunks = append(chunks, c.front)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.spans(l.free(chunks), aheadRange) {
+		f := l.launch(l.life, s, Prefetch)
+		l.flights.Go(func() { l.fly(f) })
+	}
+}

@@ -1,0 +1,117 @@
+package layer
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+)
+
+// longLayer has one file of 128 chunks of 256 KiB, which do not compress.
+var longLayer = sync.OnceValue(func() fixture {
+	p := make([]byte, 32<<20)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(p)
+	return build(map[string][]byte{"f": p}, estargz.WithChunkSize(256<<10), estargz.WithCompressionLevel(0))
+})
+
+// What a reader waits for when it goes through a file is less and less: the window ahead of it grows.
+func TestFollow(t *testing.T) {
+	h := open(t, longLayer(), nil)
+	var ahead []int64 // most bytes asked for beyond the reader, after each step
+	for i := range h.Store().NumChunks() {
+		c := h.Store().Chunk(i)
+		h.mustCheck(c.DataOffset, int(c.Size))
+		h.flights.Wait()
+		end := int64(0)
+		for _, q := range h.blob.seen() {
+			end = max(end, q.end())
+		}
+		ahead = append(ahead, end-c.BlobOffset-c.BlobSize)
+	}
+	noOverlap(t, h.blob.seen())
+	if first := ahead[0]; first <= 0 || first > firstReadAhead {
+		t.Errorf("%d bytes are read ahead of a first read, want up to %d", first, firstReadAhead)
+	}
+	if got := max(ahead[20], ahead[30]); got < 8<<20 {
+		t.Errorf("the window is %d bytes after 8 MiB of reading: %v", got, ahead)
+	}
+	for _, q := range h.blob.seen() {
+		if q.size > aheadRange+firstReadAhead {
+			t.Errorf("range of %d bytes", q.size)
+		}
+	}
+	if n := h.blob.demands(); n > 4 {
+		t.Errorf("a sequential reader had to wait %d times", n)
+	}
+}
+
+// Reads here and there bring what they ask for and the first read-ahead, and no more.
+func TestFollowRandom(t *testing.T) {
+	h := open(t, longLayer(), nil)
+	n := h.Store().NumChunks()
+	asked := int64(0)
+	for i := range 8 {
+		c := h.Store().Chunk((i*61 + 5) % n) // no two are neighbours
+		h.mustCheck(c.DataOffset, 10)
+		asked += c.BlobSize
+	}
+	h.flights.Wait()
+	var brought int64
+	for _, q := range h.blob.seen() {
+		if q.priority != Demand {
+			t.Errorf("%+v for readers that are not sequential", q)
+		}
+		brought += q.size
+	}
+	if brought > asked+8*firstReadAhead {
+		t.Errorf("%d bytes were brought, %d asked for", brought, asked)
+	}
+}
+
+// Two that read one layer in different places have a window each.
+func TestFollowTwo(t *testing.T) {
+	h := open(t, longLayer(), nil)
+	half := h.Store().NumChunks() / 2
+	for i := range half {
+		for _, chunk := range []int{i, half + i} {
+			c := h.Store().Chunk(chunk)
+			h.mustCheck(c.DataOffset, int(c.Size))
+		}
+		h.flights.Wait()
+	}
+	noOverlap(t, h.blob.seen())
+	if n := h.blob.demands(); n > 8 {
+		t.Errorf("two sequential readers had to wait %d times", n)
+	}
+	got := make([]byte, len(h.want))
+	if _, err := h.Store().ReadAt(got, 0); err != nil || !bytes.Equal(got, h.want) {
+		t.Errorf("wrong bytes, error %v", err)
+	}
+}
+
+// What a single read brings besides is what the link brings in a round trip.
+func TestReadAheadOfLink(t *testing.T) {
+	for name, tt := range map[string]struct {
+		link Link
+		want int64
+	}{
+		"not known":       {Link{}, firstReadAhead},
+		"near and slow":   {Link{time.Millisecond, 10e6}, minReadAhead},
+		"20 ms, 100 MB/s": {Link{20 * time.Millisecond, 100e6}, 2e6},
+		"far and fast":    {Link{200 * time.Millisecond, 1e9}, maxReadAhead},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, longLayer(), nil)
+			h.blob.link = tt.link
+			c := h.Store().Chunk(3)
+			h.mustCheck(c.DataOffset, 10)
+			q := h.blob.seen()
+			if got := q[0].size; len(q) != 1 || got > max(tt.want, c.BlobSize) || got <= tt.want-c.BlobSize {
+				t.Errorf("asked for %v, want one request of %d bytes, less than a chunk less", q, tt.want)
+			}
+		})
+	}
+}

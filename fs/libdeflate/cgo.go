@@ -1,0 +1,54 @@
+//go:build libdeflate && cgo
+
+package libdeflate
+
+/*
+#cgo LDFLAGS: -l:libdeflate.a
+#cgo noescape sluice_gunzip
+#cgo nocallback sluice_gunzip
+#include <stddef.h>
+#include <libdeflate.h>
+
+// The length by value: a pointer to it would have to be to C's memory, or to Go's heap.
+static ptrdiff_t sluice_gunzip(struct libdeflate_decompressor *d, void *dst, size_t room, const void *src, size_t size) {
+	size_t n;
+	return libdeflate_gzip_decompress(d, src, size, dst, room, &n) == LIBDEFLATE_SUCCESS ? (ptrdiff_t)n : -1;
+}
+*/
+import "C"
+
+import (
+	"runtime"
+	"sync"
+	"unsafe"
+)
+
+// Version is the library's, empty without it.
+const Version string = C.LIBDEFLATE_VERSION_STRING
+
+// decompressor is some 10 KiB of C's memory, which go when the collector takes it from the pool.
+type decompressor struct {
+	c *C.struct_libdeflate_decompressor
+}
+
+var decompressors = sync.Pool{New: func() any {
+	d := &decompressor{C.libdeflate_alloc_decompressor()}
+	runtime.AddCleanup(d, func(c *C.struct_libdeflate_decompressor) { C.libdeflate_free_decompressor(c) }, d.c)
+	return d
+}}
+
+// Gunzip decompresses the gzip member that src begins with, whatever follows it, into dst and returns its length, if
+// all of it is sound, its checksum included, and fits. Otherwise ok is false, and dst has anything in it.
+//
+// It blocks for as long as that takes, some 2 ms a MiB, in a system call's place: other goroutines go on meanwhile, so more than
+// GOMAXPROCS threads may be busy. Nothing of dst and src is kept.
+func Gunzip(dst, src []byte) (n int, ok bool) {
+	d := decompressors.Get().(*decompressor)
+	if d.c == nil {
+		return 0, false // no memory
+	}
+	defer decompressors.Put(d)
+	size := C.sluice_gunzip(d.c, unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(len(dst)),
+		unsafe.Pointer(unsafe.SliceData(src)), C.size_t(len(src)))
+	return max(int(size), 0), size >= 0
+}

@@ -1,0 +1,489 @@
+package plain
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// fakeBlob is a registry with two hosts.
+type fakeBlob struct {
+	bytes   []byte
+	damaged []byte        // what the host sends that is asked first; nil if it is honest
+	stall   chan struct{} // if not nil, reads wait for it
+	err     error         // of reads from the second piece on
+	short   bool          // bodies end early
+
+	mu         sync.Mutex
+	distrusted []string
+	ranges     atomic.Int64
+	open       atomic.Int64 // bodies
+	most       atomic.Int64 // that were open at once
+}
+
+func (b *fakeBlob) Host() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.damaged != nil && len(b.distrusted) == 0 {
+		return "liar"
+	}
+	return "honest"
+}
+
+func (b *fakeBlob) Distrust(host string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.distrusted = append(b.distrusted, host)
+}
+
+func (b *fakeBlob) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, error) {
+	b.ranges.Add(1)
+	if layer.PriorityFrom(ctx) != layer.Prefetch {
+		return nil, errors.New("wrong priority")
+	}
+	if b.err != nil && off > 0 {
+		return nil, b.err
+	}
+	from := b.bytes
+	if b.Host() == "liar" {
+		from = b.damaged
+	}
+	n := b.open.Add(1)
+	for most := b.most.Load(); n > most && !b.most.CompareAndSwap(most, n); most = b.most.Load() {
+	}
+	body := from[off : off+size]
+	if b.short {
+		body = body[:size/2]
+	}
+	return &fakeBody{Reader: bytes.NewReader(body), ctx: ctx, blob: b}, nil
+}
+
+type fakeBody struct {
+	*bytes.Reader
+	ctx  context.Context
+	blob *fakeBlob
+}
+
+func (b *fakeBody) Read(p []byte) (int, error) {
+	if b.blob.stall != nil {
+		select {
+		case <-b.blob.stall:
+		case <-b.ctx.Done():
+			return 0, context.Cause(b.ctx)
+		}
+	}
+	return b.Reader.Read(p[:min(len(p), 100_000)])
+}
+
+func (b *fakeBody) Close() error {
+	b.blob.open.Add(-1)
+	return nil
+}
+
+// noise is n bytes that do not compress, the same for a seed.
+func noise(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(seed)})
+	_, _ = r.Read(p)
+	return p
+}
+
+// tarOf makes a tar of files.
+func tarOf(t testing.TB, files map[string][]byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, data := range files {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func gzipped(t testing.TB, p []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	if _, err := w.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func zstandard(t testing.TB, p []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.EncodeAll(p, nil)
+}
+
+// rig is a store and what takes layers into it.
+type rig struct {
+	root  string
+	store *cache.Store
+	Options
+}
+
+func newRig(t testing.TB, blob *fakeBlob, mediaType string) *rig {
+	t.Helper()
+	root := t.TempDir()
+	store, err := cache.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &rig{root, store, Options{
+		Ref: "example.com/a:b", Digest: digest.FromBytes(blob.bytes), Size: int64(len(blob.bytes)), MediaType: mediaType,
+		Store: store, Scheduler: layer.NewScheduler(layer.SchedulerOptions{}), Blob: blob,
+	}}
+}
+
+// nothing checks that nothing is left of the layer, and that what was reserved was given back.
+func (r *rig) nothing(t *testing.T) {
+	t.Helper()
+	if _, err := r.store.Get(r.Digest); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("the store has the layer: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(r.root, "layers", "tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	r.idle(t)
+}
+
+func (r *rig) idle(t *testing.T) {
+	t.Helper()
+	if n := r.Scheduler.Inflight(); n != 0 {
+		t.Errorf("%d bytes are still reserved", n)
+	}
+	if b, ok := r.Blob.(*fakeBlob); ok && b.open.Load() != 0 {
+		t.Errorf("%d bodies were not closed", b.open.Load())
+	}
+}
+
+// check compares the layer in the store.
+func (r *rig) check(t *testing.T, format string, content []byte, files map[string][]byte) {
+	t.Helper()
+	l, err := r.store.Get(r.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	info := l.Info()
+	if info.Format != format || info.DiffID != digest.FromBytes(content) || info.BlobSize != r.Size || info.TOCDigest != "" || !l.Complete() {
+		t.Errorf("info is %+v, complete %v", info, l.Complete())
+	}
+	im, err := metadata.Open(l.MetadataPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer im.Close()
+	for name, want := range files {
+		nid, err := im.Lookup(im.Root(), name)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		in, err := im.Inode(nid)
+		got := make([]byte, in.Size)
+		if _, readErr := l.ReadAt(got, in.Offset); err != nil || readErr != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s has other contents (%v, %v)", name, err, readErr)
+		}
+	}
+	r.idle(t)
+}
+
+// some is small and large files, in more than one piece and more than one chunk.
+func some() map[string][]byte {
+	files := map[string][]byte{"empty": nil, "large": noise(1, 9<<20), "text": []byte(strings.Repeat("the same line\n", 100_000))}
+	for i := range 200 {
+		files[fmt.Sprint("small", i)] = noise(uint64(i), 37*i)
+	}
+	return files
+}
+
+func TestTake(t *testing.T) {
+	files := some()
+	content := tarOf(t, files)
+	behind := append(bytes.Clone(content), noise(9, 300_000)...) // counts for the diffID
+	half := len(content) / 2
+	members := append(gzipped(t, content[:half]), gzipped(t, content[half:])...)
+	frames := append(zstandard(t, content[:half]), zstandard(t, content[half:])...)
+	skippable := append([]byte{0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3}, frames...)
+	tests := map[string]struct {
+		mediaType, format string
+		blob, content     []byte
+	}{
+		"gzip":             {ocispec.MediaTypeImageLayerGzip, Gzip, gzipped(t, content), content},
+		"gzip members":     {images.MediaTypeDockerSchema2LayerGzip, Gzip, members, content},
+		"zstd":             {ocispec.MediaTypeImageLayerZstd, Zstd, zstandard(t, content), content},
+		"zstd frames":      {images.MediaTypeDockerSchema2LayerZstd, Zstd, frames, content},
+		"skippable frame":  {ocispec.MediaTypeImageLayerZstd, Zstd, skippable, content},
+		"tar":              {ocispec.MediaTypeImageLayer, Tar, content, content},
+		"docker's tar":     {images.MediaTypeDockerSchema2Layer, Tar, content, content},
+		"tar, named gzip":  {ocispec.MediaTypeImageLayerGzip, Tar, content, content},
+		"gzip, named zstd": {ocispec.MediaTypeImageLayerZstd, Gzip, gzipped(t, content), content},
+		"bytes behind":     {ocispec.MediaTypeImageLayerGzip, Gzip, gzipped(t, behind), behind},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			blob := &fakeBlob{bytes: test.blob}
+			r := newRig(t, blob, test.mediaType)
+			if err := Take(t.Context(), r.Options); err != nil {
+				t.Fatal(err)
+			}
+			r.check(t, test.format, test.content, files)
+			if want := (r.Size + pieceSize - 1) / pieceSize; blob.ranges.Load() != want {
+				t.Errorf("%d requests, want %d", blob.ranges.Load(), want)
+			}
+		})
+	}
+}
+
+// TestTakeEmptyTar takes a tar of nothing, and what has not even the blocks that end one.
+func TestTakeEmptyTar(t *testing.T) {
+	for _, content := range [][]byte{make([]byte, 1024), make([]byte, 10)} {
+		r := newRig(t, &fakeBlob{bytes: gzipped(t, content)}, ocispec.MediaTypeImageLayerGzip)
+		if err := Take(t.Context(), r.Options); err != nil && len(content) == 1024 {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTakeDamaged(t *testing.T) {
+	content := tarOf(t, some())
+	blob := gzipped(t, content)
+	flip := func(at int) []byte {
+		p := bytes.Clone(blob)
+		p[at] ^= 0xff
+		return p
+	}
+	other := tarOf(t, map[string][]byte{"other": noise(3, len(content))})
+	damages := map[string][]byte{
+		"first byte": flip(0), "in the middle": flip(len(blob) / 2), "last byte": flip(len(blob) - 1), "another layer": gzipped(t, other)[:len(blob)],
+	}
+	for name, damaged := range damages {
+		t.Run(name, func(t *testing.T) {
+			b := &fakeBlob{bytes: blob, damaged: damaged}
+			r := newRig(t, b, ocispec.MediaTypeImageLayerGzip)
+			blamed := ""
+			r.Observer.VerifyFailure = func(host string) { blamed += host }
+			if err := Take(t.Context(), r.Options); err != nil {
+				t.Fatal(err)
+			}
+			r.check(t, Gzip, content, nil)
+			if blamed != "liar" || len(b.distrusted) != 1 {
+				t.Errorf("blamed %q, distrusted %q", blamed, b.distrusted)
+			}
+		})
+	}
+	t.Run("everywhere", func(t *testing.T) {
+		r := newRig(t, &fakeBlob{bytes: blob}, ocispec.MediaTypeImageLayerGzip)
+		r.Digest = digest.FromString("another blob")
+		var wrong *DigestError
+		if err := Take(t.Context(), r.Options); !errors.As(err, &wrong) || wrong.Host != "honest" || !strings.Contains(err.Error(), r.Ref) {
+			t.Errorf("got %v", err)
+		}
+		if got, want := r.Blob.(*fakeBlob).ranges.Load(), 2*((r.Size+pieceSize-1)/pieceSize); got != want {
+			t.Errorf("%d requests, want %d", got, want)
+		}
+		r.nothing(t)
+	})
+}
+
+// TestTakeRefused has the right bytes of what is no layer, or none that can be shown: there is no sense in fetching it again.
+func TestTakeRefused(t *testing.T) {
+	content := tarOf(t, map[string][]byte{"f": noise(1, 6<<20)})
+	bad := tarOf(t, map[string][]byte{"../f": []byte("x")})
+	whole := gzipped(t, content)
+	tests := map[string]struct {
+		blob []byte
+		is   error
+		want string
+	}{
+		"cut off":       {whole[:len(whole)-9], nil, "unexpected EOF"},
+		"garbage after": {append(bytes.Clone(whole), "garbage"...), nil, "decompress"},
+		"half a tar":    {gzipped(t, content[:len(content)/2]), toc.ErrTar, ""},
+		"no tar":        {noise(4, 100_000), toc.ErrTar, ""},
+		"a bad name":    {gzipped(t, append(bad, noise(5, 9<<20)...)), nil, `".."`},
+		"huge window":   {[]byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa0, 1, 0, 0}, nil, "window"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := &fakeBlob{bytes: test.blob}
+			r := newRig(t, b, ocispec.MediaTypeImageLayerGzip)
+			err := Take(t.Context(), r.Options)
+			if err == nil || !strings.Contains(err.Error(), test.want) || test.is != nil && !errors.Is(err, test.is) {
+				t.Errorf("got %v", err)
+			}
+			if len(b.distrusted) > 0 || b.ranges.Load() != (r.Size+pieceSize-1)/pieceSize {
+				t.Errorf("%d requests, distrusted %q", b.ranges.Load(), b.distrusted)
+			}
+			r.nothing(t)
+		})
+	}
+}
+
+func TestTakeFails(t *testing.T) {
+	cause := errors.New("connection reset")
+	content := gzipped(t, tarOf(t, some()))
+	t.Run("request", func(t *testing.T) {
+		r := newRig(t, &fakeBlob{bytes: content, err: cause}, ocispec.MediaTypeImageLayerGzip)
+		if err := Take(t.Context(), r.Options); !errors.Is(err, cause) {
+			t.Errorf("got %v", err)
+		}
+		r.nothing(t)
+	})
+	t.Run("short body", func(t *testing.T) {
+		r := newRig(t, &fakeBlob{bytes: content, short: true}, ocispec.MediaTypeImageLayerGzip)
+		if err := Take(t.Context(), r.Options); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("got %v", err)
+		}
+		r.nothing(t)
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		b := &fakeBlob{bytes: content, stall: make(chan struct{})}
+		r := newRig(t, b, ocispec.MediaTypeImageLayerGzip)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		stop := errors.New("stop")
+		time.AfterFunc(20*time.Millisecond, func() { cancel(stop) })
+		if err := Take(ctx, r.Options); !errors.Is(err, stop) {
+			t.Errorf("got %v", err)
+		}
+		r.nothing(t)
+	})
+}
+
+// TestTakeMany takes many layers with hardly any memory to do it with.
+func TestTakeMany(t *testing.T) {
+	files := some()
+	content := tarOf(t, files)
+	b := &fakeBlob{bytes: gzipped(t, content)}
+	r := newRig(t, b, ocispec.MediaTypeImageLayerGzip)
+	for _, o := range []layer.SchedulerOptions{{MemoryLimit: 1}, {Concurrency: 1}, {MemoryLimit: 16 << 20}} {
+		r.Scheduler = layer.NewScheduler(o)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := Take(t.Context(), r.Options); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		r.check(t, Gzip, content, files)
+		if err := r.store.Remove(r.Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if most := b.most.Load(); most > 4*pieces {
+		t.Errorf("%d requests at once", most)
+	}
+}
+
+// TestTakeMemory takes a layer that is far larger than what it may take of memory.
+func TestTakeMemory(t *testing.T) {
+	content := tarOf(t, map[string][]byte{"f": noise(1, 40<<20), "g": make([]byte, 40<<20)})
+	r := newRig(t, &fakeBlob{bytes: gzipped(t, content)}, ocispec.MediaTypeImageLayerGzip)
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := Take(t.Context(), r.Options); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > 36<<20 {
+		t.Errorf("%d MiB allocated in all", got>>20)
+	}
+}
+
+func TestTakes(t *testing.T) {
+	for mediaType, want := range map[string]bool{
+		ocispec.MediaTypeImageLayer: true, ocispec.MediaTypeImageLayerGzip: true, ocispec.MediaTypeImageLayerZstd: true,
+		images.MediaTypeDockerSchema2Layer: true, images.MediaTypeDockerSchema2LayerGzip: true, images.MediaTypeDockerSchema2LayerZstd: true,
+		images.MediaTypeDockerSchema2LayerForeign: false, images.MediaTypeDockerSchema2LayerForeignGzip: false,
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": false, ocispec.MediaTypeImageLayerGzip + "+encrypted": false,
+		"application/vnd.in-toto+json": false, "": false,
+	} {
+		if got := Takes(ocispec.Descriptor{MediaType: mediaType, Size: 1}); got != want {
+			t.Errorf("%q: %v", mediaType, got)
+		}
+	}
+	if Takes(ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: 1, URLs: []string{"https://example.com"}}) {
+		t.Error("a layer with places of its own")
+	}
+}
+
+// BenchmarkTake takes a layer of real files from memory: what the processor and the disk allow.
+func BenchmarkTake(b *testing.B) {
+	content := tarOf(b, goroot(b))
+	for name, blob := range map[string][]byte{Gzip: gzipped(b, content), Zstd: zstandard(b, content), Tar: content} {
+		b.Run(name, func(b *testing.B) {
+			r := newRig(b, &fakeBlob{bytes: blob}, ocispec.MediaTypeImageLayerGzip)
+			b.SetBytes(int64(len(content)))
+			b.ReportMetric(float64(len(blob))/float64(len(content)), "ratio")
+			for b.Loop() {
+				if err := errors.Join(Take(b.Context(), r.Options), r.store.Remove(r.Digest)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// goroot is the files of this toolchain.
+func goroot(b *testing.B) map[string][]byte {
+	root := runtime.GOROOT() //nolint:staticcheck // a test runs where it was built
+	files := make(map[string][]byte)
+	err := filepath.WalkDir(root, func(path string, d iofs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		files[strings.TrimPrefix(path, root+"/")], err = os.ReadFile(path)
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return files
+}

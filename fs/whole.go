@@ -1,0 +1,172 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/plain"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// errUnproven says that the store has a layer that came by its TOC, and not as the plain layer that is asked for: nobody has
+// computed its diffID.
+var errUnproven = errors.New("the node has this layer for an image that names its TOC, which does not tell its diffID")
+
+// errLost is what readers get of a plain layer that is not all there.
+var errLost = errors.New("the disk has lost contents of this layer, which has no TOC: it is fetched again as a whole")
+
+// takes says whether a layer is one to be taken as a whole.
+func (f *FS) takes(desc ocispec.Descriptor) bool {
+	d, _ := toc.Annotated(desc.Annotations)
+	return !f.opts.NoPlain && d == "" && plain.Takes(desc)
+}
+
+// plain says whether src is known to be a plain layer.
+func (src Source) plain() bool {
+	return src.TOCDigest == "" && (src.mediaType != "" || src.DiffID != "")
+}
+
+// provable says whether src can tell what diffID its layer must have.
+func (src Source) provable() bool { return src.DiffID != "" || src.Chain != "" }
+
+// prove checks that a layer with the given diffID is the one that src means. Snapshots are shared between images by their chain IDs,
+// so that a layer under a wrong one would be in other images too.
+func (src Source) prove(diffID digest.Digest) error {
+	want, got := src.DiffID, diffID
+	if want == "" {
+		want = src.Chain
+		if src.Below != "" {
+			got = identity.ChainID([]digest.Digest{src.Below, diffID})
+		}
+	}
+	switch {
+	case diffID == "":
+		return errUnproven
+	case want == "":
+		return ErrNotLazy
+	case got != want:
+		return fmt.Errorf("the layer's diffID is %s, which makes it %s, and not %s, as the image has it", diffID, got, want)
+	}
+	return nil
+}
+
+// has returns src with what the store knows of its layer.
+func (src Source) has(info cache.Info) (Source, error) {
+	if info.TOCDigest != "" {
+		if src.plain() {
+			return src, errUnproven
+		}
+		return src.with(info.TOCDigest, info.BlobSize)
+	}
+	if err := src.prove(info.DiffID); err != nil {
+		return src, err
+	}
+	src.TOCDigest, src.DiffID, src.Size = "", info.DiffID, info.BlobSize
+	return src, nil
+}
+
+// bringWhole makes the store have a plain layer, and checks that it is the one that src means.
+func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
+	if err := f.ensure(ctx, src); err != nil {
+		return src, err
+	}
+	st, err := f.opts.Store.Get(src.Digest)
+	if err != nil {
+		return src, err
+	}
+	info := st.Info()
+	if err := st.Close(); err != nil {
+		return src, err
+	}
+	return src.has(info)
+}
+
+// ensure makes the store have a plain layer, whatever its diffID.
+func (f *FS) ensure(ctx context.Context, src Source) error {
+	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) {
+		st, err := f.opts.Store.Get(src.Digest)
+		if err == nil {
+			return nil, st.Close()
+		}
+		if !errors.Is(err, iofs.ErrNotExist) {
+			return nil, err
+		}
+		places := new(sources)
+		if err := f.addSource(places, src); err != nil {
+			return nil, err
+		}
+		return nil, f.fetchWhole(ctx, src, places)
+	})
+	return err
+}
+
+// fetchWhole takes a plain layer from the registry. If the store has it and lacks some of it, that is mended.
+func (f *FS) fetchWhole(ctx context.Context, src Source, from *sources) error {
+	began := time.Now()
+	err := plain.Take(ctx, plain.Options{
+		Ref:       src.Ref,
+		Digest:    src.Digest,
+		Size:      src.Size,
+		MediaType: src.mediaType,
+		Store:     f.opts.Store,
+		Scheduler: f.opts.Scheduler,
+		Blob:      from,
+		Observer:  f.opts.Observer,
+	})
+	if err == nil {
+		log.G(ctx).WithFields(log.Fields{"image": src.Ref, "layer": src.Digest}).WithField("took", time.Since(began)).Debug("took plain layer")
+	}
+	return err
+}
+
+// mend looks whether the disk still has all of a plain layer, and if not, fetches it again.
+func (f *FS) mend(ctx context.Context, m *mounted) error {
+	st := m.shown.layer.Store()
+	for i := 0; i < st.NumChunks() && ctx.Err() == nil; i++ {
+		st.Has(i)
+	}
+	st.Trim()
+	if ctx.Err() != nil || st.Complete() {
+		return context.Cause(ctx)
+	}
+	m.shown.logger.Warn(errLost.Error())
+	src := m.src
+	if src.mediaType == "" { // it was mounted from what the store had
+		resolving, cancel := context.WithTimeoutCause(ctx, bringTimeout, errSlow)
+		defer cancel()
+		var err error
+		if src, err = f.resolve(resolving, src); err != nil {
+			return err
+		}
+	}
+	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) { return nil, f.fetchWhole(ctx, src, m.places) })
+	return err
+}
+
+// Implied returns the directories that a mounted plain layer has files in and does not describe: see cache.Info.
+func (f *FS) Implied(d digest.Digest) []string {
+	m, err := f.lookup(d)
+	if err != nil {
+		return nil
+	}
+	return m.shown.layer.Store().Info().Implied
+}
+
+// lostBlob stands where a layer's blob is, for a plain layer: there is nothing to be fetched piece by piece.
+type lostBlob struct{}
+
+func (lostBlob) ReadRange(context.Context, int64, int64) (io.ReadCloser, error) { return nil, errLost }
+func (lostBlob) Host() string                                                   { return "" }
+func (lostBlob) Distrust(string)                                                {}
+func (lostBlob) Link() layer.Link                                               { return layer.Link{} }
