@@ -135,6 +135,7 @@ type FS struct {
 	server    *server
 	tasks     tasks
 	manifests manifests
+	external  manifests          // of images of TOCs, by the manifests of the images that they are for
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
 	ahead     ahead
 	images    underWay // whose layers are brought ahead of their turn

@@ -114,6 +114,7 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 		TOCDigest: src.TOCDigest,
 		TOCPlace:  src.place,
 		Whole:     src.whole,
+		External:  func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
 		Observer:  f.observer(ctx, src),
 	})
 	if err != nil {

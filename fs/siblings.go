@@ -86,6 +86,7 @@ func (f *FS) siblings(m ocispec.Manifest, src Source) (lazy, whole []Source) {
 		switch {
 		case err != nil:
 		case s.TOCDigest != "":
+			s.Manifest = src.Manifest // by which an image of TOCs is found again
 			lazy = append(lazy, s)
 		case f.takes(desc) && src.provable():
 			s.mediaType = desc.MediaType

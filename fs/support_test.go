@@ -60,6 +60,8 @@ type blob struct {
 	bytes     []byte
 	digest    digest.Digest
 	tocDigest digest.Digest
+	// annotations of its descriptor; nil means the one that tocDigest makes
+	annotations map[string]string
 }
 
 func buildBlob(t testing.TB, files []file, prefetch ...string) blob {
@@ -118,6 +120,9 @@ func newRegistry(t testing.TB, layers ...blob) *registry {
 		desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerGzip, Digest: l.digest, Size: int64(len(l.bytes))}
 		if l.tocDigest != "" {
 			desc.Annotations = map[string]string{toc.TOCDigestAnnotation: l.tocDigest.String()}
+		}
+		if l.annotations != nil {
+			desc.Annotations = l.annotations
 		}
 		m.Layers = append(m.Layers, desc)
 	}

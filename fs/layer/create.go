@@ -89,7 +89,15 @@ func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
 		return nil, err
 	}
 	defer o.Scheduler.ranges.leave(place)
-	return toc.Fetch(r, toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace, Whole: o.Whole})
+	w := toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace, Whole: o.Whole}
+	if o.External != nil {
+		w.External = func() ([]byte, error) {
+			p, err := o.External(r.ctx)
+			r.failed = r.failed || err != nil
+			return p, err
+		}
+	}
+	return toc.Fetch(r, w)
 }
 
 // begin waits until there is memory for one more TOC.

@@ -46,7 +46,9 @@ type Options struct {
 	TOCDigest digest.Digest // "" if not known: then only a layer that the store has can be opened
 	TOCPlace  toc.Place     // where the image's manifest says that the TOC lies; zero: not said
 	Whole     bool          // fetch all of the blob along with its TOC, if it is small
-	Observer  Observer
+	// External gets the TOC, as compressed, of a layer that has it elsewhere; nil if nobody knows.
+	External func(ctx context.Context) ([]byte, error)
+	Observer Observer
 }
 
 // Layer is an open layer.

@@ -14,6 +14,8 @@ type Wanted struct {
 	Digest   digest.Digest // that the manifest names: of the TOC's JSON, or, for zstd:chunked, of the TOC as compressed
 	Place    Place         // as the manifest names it; one that cannot be is not used
 	Whole    bool          // read all of the blob, for the contents: it is a small one
+	// External gets the TOC, as compressed, of a blob whose footer says that it is not in there. Nil: Fetch's error is ErrExternal.
+	External func() ([]byte, error)
 }
 
 // Raw is a TOC as it lies in its blob: compressed, and nothing of it looked at but the footer.
@@ -38,6 +40,9 @@ func Fetch(r io.ReaderAt, w Wanted) (*Raw, error) {
 	t, err := w.readTail(r, f)
 	if err != nil {
 		return nil, fmt.Errorf("read tail: %w", err)
+	}
+	if !known && endsExternally(t.Bytes) {
+		return w.fetchExternal(t)
 	}
 	if !known {
 		if f, err = findFooter(t.Bytes, w.BlobSize); err != nil {
