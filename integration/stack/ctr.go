@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"io"
+	"runtime"
 	"strings"
 )
 
@@ -49,6 +50,19 @@ type Container struct {
 // Pull pulls c's image for its snapshotter, with ctr's default: the transfer service.
 func (n *Node) Pull(ctx context.Context, c Container) error {
 	_, err := n.Ctr(ctx, "-n", c.namespace(), "image", "pull", "--snapshotter", c.snapshotter(), c.Ref)
+	return err
+}
+
+// Mount mounts c's image, which was pulled, at dir: to read, or with the flag "--rw" to write as well.
+func (n *Node) Mount(ctx context.Context, c Container, dir string) error {
+	args := []string{"-n", c.namespace(), "image", "mount", "--snapshotter", c.snapshotter(), "--platform", "linux/" + runtime.GOARCH}
+	_, err := n.Ctr(ctx, append(append(args, c.Flags...), c.Ref, dir)...)
+	return err
+}
+
+// Unmount undoes Mount.
+func (n *Node) Unmount(ctx context.Context, c Container, dir string) error {
+	_, err := n.Ctr(ctx, "-n", c.namespace(), "image", "unmount", "--rm", "--snapshotter", c.snapshotter(), dir)
 	return err
 }
 

@@ -47,6 +47,15 @@ func (m Metrics) Sum(name string, labels map[string]string) float64 {
 	return sum
 }
 
+// Seconds adds up what was observed in the histogram of name, in all of its series.
+func (m Metrics) Seconds(name string) float64 {
+	sum := 0.0
+	for _, x := range m[name].GetMetric() {
+		sum += x.GetHistogram().GetSampleSum()
+	}
+	return sum
+}
+
 func matches(x *dto.Metric, labels map[string]string) bool {
 	found := 0
 	for _, l := range x.GetLabel() {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/integration/bench/system"
 	"github.com/sluice-snapshotter/sluice/integration/checkout"
-	"github.com/sluice-snapshotter/sluice/integration/images"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
@@ -69,8 +68,8 @@ func (m *Maker) record(ctx context.Context, s Subject) (p Profile, err error) {
 		return p, err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	ref := m.Ref(s.Name, system.Plain)
-	if err := n.Pull(ctx, stack.Container{Ref: ref}); err != nil {
+	c := stack.Container{Ref: m.Ref(s.Name, system.Plain), Flags: []string{"--rw"}}
+	if err := n.Pull(ctx, c); err != nil {
 		return p, err
 	}
 	root, err := os.MkdirTemp("", "record")
@@ -78,13 +77,10 @@ func (m *Maker) record(ctx context.Context, s Subject) (p Profile, err error) {
 		return p, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(root)) }()
-	if _, err := n.Ctr(ctx, "image", "mount", "--rw", "--platform", platform(s.Image), ref, root); err != nil {
+	if err := n.Mount(ctx, c, root); err != nil {
 		return p, err
 	}
-	defer func() {
-		_, e := n.Ctr(context.WithoutCancel(ctx), "image", "unmount", "--rm", root)
-		err = errors.Join(err, e)
-	}()
+	defer func() { err = errors.Join(err, n.Unmount(context.WithoutCancel(ctx), c, root)) }()
 	flags, args, err := command(s)
 	if err != nil {
 		return p, err
@@ -113,8 +109,4 @@ func command(s Subject) (flags, args []string, err error) {
 		return flags, s.Args, nil
 	}
 	return flags, append(config.Config.Entrypoint, config.Config.Cmd...), nil
-}
-
-func platform(im *images.Image) string {
-	return im.Target.Platform.OS + "/" + im.Target.Platform.Architecture
 }
