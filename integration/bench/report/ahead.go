@@ -13,7 +13,7 @@ func (d *document) notAhead() {
 	var behind, level []string
 	ahead, peers, alone := 0, 0, 0
 	for _, r := range d.report.Rows {
-		if !ours(r.System) {
+		if !ours(r.System) || r.Section == result.Wait && r.OK() { // which is Sluice against itself
 			continue
 		}
 		switch s := d.standing(r); {

@@ -24,7 +24,7 @@ func Write(p *result.Report, dir string) error {
 	d.head()
 	d.setup()
 	d.caveats()
-	for _, section := range []func() error{d.cold, d.steady, d.scaling} {
+	for _, section := range []func() error{d.cold, d.steady, d.scaling, d.waits} {
 		if err := section(); err != nil {
 			return fmt.Errorf("write report in %s: %w", dir, err)
 		}

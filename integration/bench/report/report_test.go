@@ -64,6 +64,10 @@ func checkText(t *testing.T, text string) {
 		"scaling floor":          "| s | 1 | 10 | 100 |\n|---|---:|---:|---:|\n| overlayfs | 4.00× of 0.500 (20.0 MB, 10 trips) |",
 		"scaling floor, failed":  "| peer\\|one | 3.00× of 0.500 (20.0 MB, 10 trips) | – | 6.00× of 0.500 (20.0 MB, 10 trips) |\n",
 		"scaling ratio":          "| sluice | 1.00 (0.900–1.10), 0.50× | 1.20 (1.08–1.32), 0.060× |",
+		"waits":                  "| sluice esgz | 0.050 (0.045–0.055), 1.00× | 0.120 (0.108–0.132), 1.50× | 10.0 (9.00–11.0) | 90.0 (81.0–99.0) |\n",
+		"waits, what to compare": "| sluice esgz, background off | 0.050 (0.045–0.055) | 0.080 (0.072–0.088) | 10.0",
+		"waits, failed":          "### random chunks, 10 ms; 100 MB/s\n\n| system | median wait, s | 95 of 100 wait at most, s | reads that found it there | through the link meanwhile, MB/s |\n|---|---:|---:|---:|---:|\n| sluice esgz | FAILED 1 of 4 | FAILED 1 of 4 | – | – |\n\n- sluice esgz, ",
+		"pull":                   "pull, s:\n\n| s | 1 | 10 | 100 |\n",
 		"behind":                 "- cold/redis/10 ms, 100 MB/s/sluice esgz: 5.00 s; ahead: peer\\|one 3.00 s (1.67×), overlayfs 4.00 s (1.25×)\n",
 		"ranges overlap":         "- steady/sequential read/complete, cold/sluice: 900 MB/s; level with overlayfs 1000 MB/s (0.90×)\n",
 		"a tie":                  "- steady/sequential read/complete, warm/sluice: 500 MB/s; level with overlayfs 500 MB/s (1.00×)\n",
@@ -71,7 +75,7 @@ func checkText(t *testing.T, text string) {
 		"failed is not ahead":    "- cold/py\\|thon/10 ms, 100 MB/s/sluice zstd: FAILED 1 of 3: exit 1 \\| no space left\n",
 		"count of what is ahead": "## Not ahead\n\n",
 		"ahead":                  "Sluice is ahead of all others in 13 rows, in 5 of which there is another than overlayfs; in 1 there is none to compare with.\n\n",
-		"behind or failed":       "Rows in which another is ahead, or Sluice failed: 3\n\n",
+		"behind or failed":       "Rows in which another is ahead, or Sluice failed: 4\n\n",
 		"level":                  "Rows in which Sluice is level with another, and none is ahead: 2\n\n",
 	} {
 		if !strings.Contains(text, want) {
@@ -128,7 +132,7 @@ func checkNotAhead(t *testing.T, text string) {
 			t.Errorf("%s is in the list: %s", name, list)
 		}
 	}
-	if n := strings.Count(list, "\n- "); n != 6 {
+	if n := strings.Count(list, "\n- "); n != 7 {
 		t.Errorf("%d lines: %s", n, list)
 	}
 }

@@ -30,7 +30,7 @@ func sample() *result.Report {
 			Settings: map[string]string{"repetitions": "3", "drop_caches": "yes"},
 		},
 	}
-	p.Rows = slices.Concat(coldRows(), steadyRows(), scalingRows())
+	p.Rows = slices.Concat(coldRows(), steadyRows(), scalingRows(), waitRows())
 	return p
 }
 
@@ -155,4 +155,15 @@ func scalingRows() []*result.Row {
 		scalingRow("containers, one image", 1, "sluice", 1),
 		failed(scalingRow("containers, one image", 4, "sluice", leak), "stalled"),
 	}
+}
+
+func waitRow(system string, p95 float64) *result.Row {
+	r := &result.Row{Section: result.Wait, Subject: "random chunks", Case: slow, System: system}
+	return repeated(r, map[result.Measure]float64{result.WaitMedian: 0.05, result.WaitP95: p95, result.Present: 10, result.LinkRate: 90e6})
+}
+
+func waitRows() []*result.Row {
+	broken := waitRow("sluice esgz", leak)
+	broken.Case = like
+	return []*result.Row{waitRow(result.WaitBaseline, 0.08), waitRow("sluice esgz", 0.12), failed(broken, "all of it had come")}
 }

@@ -10,6 +10,8 @@ import (
 // growing are the measures of which growth is shown.
 var growing = []column{
 	{"total, s", result.Total},
+	{"pull, s", result.Pull},
+	{"all Prepare calls, s", result.Prepare},
 	{"MB until ready", result.BytesReady},
 	{"requests until ready", result.RequestsReady},
 	{"snapshotter's peak RSS, MB", result.RSS},
@@ -23,7 +25,7 @@ func (d *document) scaling() error {
 		return nil
 	}
 	d.printf("## Scaling\n\nA cold start of something that grows. Where several containers start at once, the total ends when the last of ")
-	d.printf("them is ready, while pull and create to ready, which are in report.json, are means over the containers: they do not add up ")
+	d.printf("them is ready, while pull is a mean over the containers, as is create to ready, which is in report.json: they do not add up ")
 	d.printf("to the total. The estimated floor is that of the cold starts.\n\n")
 	for _, what := range distinct(rows, subject) {
 		these := choose(rows, subject, what)

@@ -86,7 +86,7 @@ func (d *document) compared(r *result.Row, m result.Measure) string {
 		return verdict(r)
 	}
 	text := cell(r, m)
-	if v, ok := d.report.Ratio(r, m); ok && r.System != result.Baseline {
+	if v, ok := d.report.Ratio(r, m); ok && r.System != r.Baseline() {
 		text += ", " + times(v)
 	}
 	return text

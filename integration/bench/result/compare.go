@@ -11,9 +11,9 @@ type Change struct {
 	Missing    bool    // the row failed or is not there in one of them, so that there is nothing to compare
 }
 
-// Main is the measure by which a row is judged: the first of Total, Seconds, Throughput and Rate that it has.
+// Main is the measure by which a row is judged: the first of Total, WaitP95, Seconds, Throughput and Rate that it has.
 func (r *Row) Main() Measure {
-	for _, m := range []Measure{Total, Seconds, Throughput, Rate} {
+	for _, m := range []Measure{Total, WaitP95, Seconds, Throughput, Rate} {
 		if len(r.Measures[m]) > 0 {
 			return m
 		}
@@ -21,11 +21,11 @@ func (r *Row) Main() Measure {
 	return Total
 }
 
-// Compare returns a change for each row of either report that is not the baseline's.
+// Compare returns a change for each row of either report that is not its baseline.
 func Compare(old, now *Report) []Change {
 	var changes []Change
 	for _, r := range now.Rows {
-		if r.System == Baseline {
+		if r.System == r.Baseline() {
 			continue
 		}
 		c := Change{Row: r, Measure: r.Main(), Missing: true}
@@ -39,7 +39,7 @@ func Compare(old, now *Report) []Change {
 		changes = append(changes, c)
 	}
 	for _, r := range old.Rows {
-		if r.System != Baseline && now.Find(r.Section, r.Subject, r.Case, r.System) == nil {
+		if r.System != r.Baseline() && now.Find(r.Section, r.Subject, r.Case, r.System) == nil {
 			changes = append(changes, Change{Row: r, Measure: r.Main(), Missing: true})
 		}
 	}

@@ -18,6 +18,13 @@ const (
 	BytesAll      Measure = "all_bytes" // at the link in all; of one repetition
 	RequestsAll   Measure = "all_requests"
 
+	Prepare Measure = "prepare_s" // of all Prepare calls of Sluice until ready, one after another: those of the layers and the container's own
+
+	WaitMedian Measure = "wait_p50_s"       // of readers, for contents that were not there
+	WaitP95    Measure = "wait_p95_s"       // which 95 of 100 of these waits did not exceed
+	Present    Measure = "present_reads"    // that found contents which had come before they were asked for, and do not count
+	LinkRate   Measure = "link_bytes_per_s" // through the link meanwhile
+
 	CPU           Measure = "cpu_s"                // of containerd and the snapshotter until ready, user and system; shims and containers are not part of it
 	RSS           Measure = "rss_bytes"            // peak of the snapshotter's own processes since they started; absent where containerd has the snapshotter in itself
 	ContainerdRSS Measure = "containerd_rss_bytes" // peak of containerd since it started, with the snapshotter that it may have in itself
@@ -29,7 +36,7 @@ const (
 )
 
 // More says that a larger value is better.
-func (m Measure) More() bool { return m == Throughput || m == Rate }
+func (m Measure) More() bool { return m == Throughput || m == Rate || m == LinkRate }
 
 // Summary of the repetitions of a measure.
 type Summary struct {

@@ -64,10 +64,15 @@ const (
 	Cold    Section = "cold"    // subject: workload; case: link
 	Steady  Section = "steady"  // subject: operation; case: state of the page cache
 	Scaling Section = "scaling" // subject: what grows; case: how many
+	Wait    Section = "wait"    // subject: what is waited for; case: link
 )
 
-// Baseline is the system that all others are compared with.
-const Baseline = "overlayfs"
+// Baseline is the system that all others are compared with, but for those of Wait, which overlayfs does not know: there it is Sluice
+// when it brings nothing but what is asked for.
+const (
+	Baseline     = "overlayfs"
+	WaitBaseline = "sluice esgz, background off"
+)
 
 // Row is one system in one situation.
 type Row struct {
@@ -113,6 +118,14 @@ func Situation(section Section, subject, kase string) string {
 // Name is the row's situation and its system.
 func (r *Row) Name() string { return Situation(r.Section, r.Subject, r.Case) + "/" + r.System }
 
+// Baseline is the system that the row is compared with.
+func (r *Row) Baseline() string {
+	if r.Section == Wait {
+		return WaitBaseline
+	}
+	return Baseline
+}
+
 // Rivals says whether two rows are of the same situation.
 func (r *Row) Rivals(other *Row) bool {
 	return r.Section == other.Section && r.Subject == other.Subject && r.Case == other.Case
@@ -145,7 +158,7 @@ func (p *Report) Find(section Section, subject, kase, system string) *Row {
 }
 
 // Rival is the baseline's row in the situation of r, or nil if it was not measured.
-func (p *Report) Rival(r *Row) *Row { return p.Find(r.Section, r.Subject, r.Case, Baseline) }
+func (p *Report) Rival(r *Row) *Row { return p.Find(r.Section, r.Subject, r.Case, r.Baseline()) }
 
 // Ratio compares the medians of m in r and in the baseline. It is false if either failed, or lacks m, or took nothing.
 func (p *Report) Ratio(r *Row, m Measure) (float64, bool) {

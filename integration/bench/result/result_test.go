@@ -65,6 +65,7 @@ func TestOK(t *testing.T) {
 func TestMainMeasure(t *testing.T) {
 	for want, values := range map[Measure]map[Measure]float64{
 		Total:      {Total: 1, Seconds: 1, RSS: 1},
+		WaitP95:    {WaitMedian: 1, WaitP95: 1, LinkRate: 1},
 		Seconds:    {Seconds: 1, Throughput: 1},
 		Throughput: {Rate: 1, Throughput: 1},
 		Rate:       {Rate: 1, CPU: 1},
@@ -106,6 +107,23 @@ func TestRatio(t *testing.T) {
 		if got, ok := p.Ratio(c.mine, Total); got != c.want || ok != c.ok {
 			t.Errorf("%s: %g, %t", name, got, ok)
 		}
+	}
+}
+
+// TestWaitRatio compares rows of Wait with the baseline that they have.
+func TestWaitRatio(t *testing.T) {
+	wait := func(system string, p95 float64) *Row {
+		r := &Row{Section: Wait, System: system}
+		r.Add(map[Measure]float64{WaitP95: p95})
+		return r
+	}
+	p := &Report{Rows: []*Row{wait(Baseline, 8), wait(WaitBaseline, 2), wait("sluice esgz", 3)}}
+	if got, ok := p.Ratio(p.Rows[2], WaitP95); got != 1.5 || !ok {
+		t.Errorf("%g, %t", got, ok)
+	}
+	changes := Compare(p, p)
+	if len(changes) != 2 || changes[0].Row.System != Baseline || changes[1].New != 1.5 {
+		t.Errorf("%+v", changes)
 	}
 }
 
