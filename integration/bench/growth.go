@@ -19,6 +19,7 @@ type growth struct {
 	image   func(ctx context.Context, n int) (*images.Image, error)
 	numbers func(size int) []int // of the images
 	times   func(size int) int   // containers of each image
+	link    start.Link
 }
 
 func same(n int) int     { return n }
@@ -34,10 +35,11 @@ func firstOf(n int) []int {
 }
 
 var allGrowths = []growth{
-	{"layers", []int{1, 10, 40}, "layers", images.Layers, itself, always1},
-	{"files in a layer", []int{1_000, 10_000, 126_000}, "files", images.Files, itself, always1},
-	{"containers, one image", []int{1, 8, 32}, "distinct", images.Distinct, first, same},
-	{"containers, different images", []int{1, 8, 32}, "distinct", images.Distinct, firstOf, always1},
+	{"layers", []int{1, 10, 40}, "layers", images.Layers, itself, always1, near},
+	{"layers, far away", []int{1, 10, 40}, "layers", images.Layers, itself, always1, far},
+	{"files in a layer", []int{1_000, 10_000, 126_000}, "files", images.Files, itself, always1, near},
+	{"containers, one image", []int{1, 8, 32}, "distinct", images.Distinct, first, same, near},
+	{"containers, different images", []int{1, 8, 32}, "distinct", images.Distinct, firstOf, always1, near},
 }
 
 // growths are the parts of the run in which something grows.
@@ -55,7 +57,7 @@ func (b *suite) growths() []func(context.Context) error {
 
 // step is the contest of one size. One form of each snapshotter shows how it grows: the one without a prefetch list.
 func (b *suite) step(g growth, n int) start.Contest {
-	c := b.contest(g.subject, near)
+	c := b.contest(g.subject, g.link)
 	c.Section, c.Case, c.X, c.Times = result.Scaling, fmt.Sprint(n), float64(n), g.times(n)
 	c.Systems = b.chosen(func(s system.System) bool {
 		return s.Name == result.Baseline || s.Form == system.ESGZ || s.Convert != ""
@@ -72,7 +74,7 @@ func (b *suite) grow(ctx context.Context, g growth, c start.Contest, n int) erro
 			return b.none(ctx, []start.Contest{c}, fmt.Errorf("%s: %w", g.subject, err))
 		}
 		s := prepare.Subject{Name: fmt.Sprintf("%s-%d", g.name, i), Image: im}
-		subjects = append(subjects, subject{s, images.SampleLine, images.SampleLine + "\n"})
+		subjects = append(subjects, subject{s, s.Args, images.SampleLine, images.SampleLine + "\n"})
 	}
 	return b.measure(ctx, subjects, []start.Contest{c})
 }

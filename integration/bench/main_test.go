@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluice-snapshotter/sluice/integration/bench/prepare"
 	"github.com/sluice-snapshotter/sluice/integration/bench/result"
 	"github.com/sluice-snapshotter/sluice/integration/bench/system"
 	"github.com/sluice-snapshotter/sluice/integration/bench/workload"
@@ -63,7 +64,8 @@ func TestPlan(t *testing.T) {
 	for _, want := range []string{
 		"cold/python/loopback", "cold/python/10 ms, 100 MB/s", "cold/python/50 ms, 25 MB/s", "cold/postgres/10 ms, 100 MB/s",
 		"cold/imagemagick, 75 in a row/10 ms, 100 MB/s", "cold/imagemagick, 10 at once/10 ms, 100 MB/s", "cold/torch/1 ms, 1 GB/s",
-		"cold/model-read/1 ms, 1 GB/s", "scaling/layers/40", "scaling/files in a layer/126000", "scaling/containers, different images/32",
+		"cold/model-read/1 ms, 1 GB/s", "cold/whole python/50 ms, 25 MB/s", "cold/whole torch/loopback", "scaling/layers, far away/40",
+		"scaling/layers/40", "scaling/files in a layer/126000", "scaling/containers, different images/32",
 	} {
 		if !slices.Contains(all, want) {
 			t.Errorf("%q is not planned", want)
@@ -73,7 +75,7 @@ func TestPlan(t *testing.T) {
 	if got := planned(t, "-quick", "-only", "cold"); !slices.Equal(got, quick) {
 		t.Errorf("quick: %q", got)
 	}
-	if got := planned(t, "-only", "python/.*25 MB"); !slices.Equal(got, []string{"cold/python/50 ms, 25 MB/s"}) {
+	if got := planned(t, "-only", "/python/.*25 MB"); !slices.Equal(got, []string{"cold/python/50 ms, 25 MB/s"}) {
 		t.Errorf("narrowed: %q", got)
 	}
 }
@@ -97,6 +99,29 @@ func TestChosenSystems(t *testing.T) {
 	}
 	if found != 2 {
 		t.Errorf("%d rows and bursts, want 2", found)
+	}
+}
+
+// TestWhole has workloads that read all of another one's image.
+func TestWhole(t *testing.T) {
+	b, found := &suite{rivals: system.Own()}, 0
+	for _, w := range workload.All() {
+		if w.Of == nil {
+			continue
+		}
+		found++
+		for _, c := range b.cold(w) {
+			if !strings.HasPrefix(c.Subject, "whole ") || len(c.Systems) != len(system.Own())-1 {
+				t.Errorf("%s: %d systems", c.Subject, len(c.Systems))
+			}
+		}
+		s := subject{prepare.Subject{Name: w.Of.Name, Args: w.Of.Args}, w.Args, w.Ready, w.Output}
+		if own := (subject{prepare.Subject{Args: w.Args}, w.Args, w.Ready, w.Output}); !s.whole() || own.whole() {
+			t.Errorf("%s: %+v", w.Name, s)
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d such workloads, want 2", found)
 	}
 }
 

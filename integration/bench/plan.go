@@ -36,6 +36,8 @@ func (s settings) links(w workload.Workload) []start.Link {
 		return []start.Link{near}
 	case s.quick:
 		return nil
+	case w.Of != nil:
+		return []start.Link{near, far, loopback}
 	case w.ML && s.allLinks:
 		return []start.Link{rack, loopback, near, far}
 	case w.ML:
@@ -67,6 +69,7 @@ func (b *suite) plan() []func(context.Context) error {
 	if !b.quick {
 		parts = append(parts, b.steady)
 		parts = append(parts, b.growths()...)
+		parts = append(parts, b.waits)
 	}
 	return parts
 }
@@ -83,6 +86,10 @@ func (b *suite) cold(w workload.Workload) []start.Contest {
 		c := b.contest(w.Name, l)
 		// What comes in all hardly depends on the workload, and waiting for it takes as long as starting twice.
 		c.Rest = i == 0 && (w.ML || w.Name == everywhere)
+		if w.Of != nil {
+			// What comes first hardly matters to whoever reads everything.
+			c.Systems = b.chosen(func(s system.System) bool { return s.Form != system.Prefetch })
+		}
 		add(c)
 	}
 	if w.Name == burstOf && !b.quick {
@@ -144,7 +151,11 @@ func load(ctx context.Context, w workload.Workload) (subject, error) {
 	if err != nil {
 		return subject{}, fmt.Errorf("%s: %w", w.Name, err)
 	}
-	return subject{prepare.Subject{Name: w.Name, Image: im, Args: w.Args}, w.Ready, w.Output}, nil
+	s := subject{prepare.Subject{Name: w.Name, Image: im, Args: w.Args}, w.Args, w.Ready, w.Output}
+	if w.Of != nil {
+		s.Name, s.Subject.Args = w.Of.Name, w.Of.Args
+	}
+	return s, nil
 }
 
 // measure brings subjects into a registry and holds the contests on them.
@@ -156,6 +167,9 @@ func (b *suite) measure(ctx context.Context, subjects []subject, contests []star
 			}
 			c.Registry, c.Jobs = m.Registry, jobs(m, subjects)
 			c.Size, c.Needed = size(subjects), m.Needed(names(subjects)...)
+			if slices.ContainsFunc(subjects, subject.whole) {
+				c.Needed = c.Size
+			}
 			rows, err := c.Run(ctx)
 			if err != nil {
 				return err

@@ -113,9 +113,13 @@ func (b *suite) save() error {
 
 // subject is an image in a registry of its own, and what runs in it.
 type subject struct {
-	prepare.Subject
-	ready, output string
+	prepare.Subject          // with the command that is recorded
+	args            []string // of what runs
+	ready, output   string
 }
+
+// whole says whether all of the image is read, of whatever the recorded command needs.
+func (s subject) whole() bool { return !slices.Equal(s.args, s.Args) }
 
 // within calls use with a registry that has the subjects in every form that one of the systems needs.
 func (b *suite) within(ctx context.Context, subjects []subject, systems []system.System, use func(m *prepare.Maker) error) (err error) {
@@ -138,7 +142,7 @@ func jobs(m *prepare.Maker, subjects []subject) func(system.Form) []start.Job {
 	return func(f system.Form) []start.Job {
 		var all []start.Job
 		for _, s := range subjects {
-			j := start.Job{Ref: m.Ref(s.Name, f), Args: s.Args, Ready: s.ready, Output: s.output, Err: m.Missing(s.Name, f)}
+			j := start.Job{Ref: m.Ref(s.Name, f), Args: s.args, Ready: s.ready, Output: s.output, Err: m.Missing(s.Name, f)}
 			j.Output = cmp.Or(j.Output, m.Output(s.Name))
 			j.Ready = cmp.Or(j.Ready, strings.TrimSuffix(j.Output, "\n"))
 			all = append(all, j)

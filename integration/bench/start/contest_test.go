@@ -104,6 +104,9 @@ func TestContest(t *testing.T) {
 	if len(plain.Measures[result.RSS]) != 0 || len(lazy.Measures[result.RSS]) != 2 {
 		t.Errorf("peaks of the snapshotters: %v and %v", plain.Measures[result.RSS], lazy.Measures[result.RSS])
 	}
+	if len(plain.Measures[result.Prepare]) != 0 || len(lazy.Measures[result.Prepare]) != 2 || lazy.Measures[result.Prepare][0] <= 0 {
+		t.Errorf("Prepare took %v and %v", plain.Measures[result.Prepare], lazy.Measures[result.Prepare])
+	}
 	if b := plain.Measures[result.BytesReady][0]; b < float64(c.Size) {
 		t.Errorf("overlayfs was ready after %.0f bytes of %d", b, c.Size)
 	}

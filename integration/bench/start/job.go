@@ -160,6 +160,13 @@ func (s *start) afterwards(ctx context.Context) error {
 		return err
 	}
 	s.values[result.Disk] = float64(disk)
+	if s.system.Own() {
+		m, err := s.node.Metrics(ctx)
+		if err != nil {
+			return err
+		}
+		s.values[result.Prepare] = m.Seconds("sluice_prepare_seconds")
+	}
 	if s.rest {
 		more, err := s.meter.Rest(ctx, timeout/2)
 		if err != nil {

@@ -18,9 +18,12 @@ type Workload struct {
 	// with status 0, soon after it is ready.
 	Output string
 	ML     bool // an image for machine learning, for a link as there is inside a data centre
+
+	// Of is the workload whose image this one uses, with the prefetch list that is recorded from Of's command; nil if it has its own.
+	Of *Workload
 }
 
 // All lists the workloads in the order of a report.
 func All() []Workload {
-	return []Workload{python(), gcc(), node(), redis(), postgres(), nginx(), imagemagick(), torch(), modelRead(), modelMap()}
+	return []Workload{python(), gcc(), node(), redis(), postgres(), nginx(), imagemagick(), torch(), modelRead(), modelMap(), whole(python()), whole(torch())}
 }
