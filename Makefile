@@ -40,7 +40,7 @@ test-all: ## `make test` with the larger Debian images and the daemon under the 
 	CGO_ENABLED=1 SLUICE_TEST_ALL=1 SLUICE_RACE=1 go test -race -timeout 60m -count=1 -tags "$$(.ci/tags)" ./...
 	CGO_ENABLED=0 go test -count=1 ./fs/libdeflate ./fs/toc
 	CGO_ENABLED=1 go test -race -timeout 60m -count=1 -cpu 1 -tags "$$(.ci/tags)" ./cache ./converter ./fs/... ./snapshotter
-	CGO_ENABLED=1 SLUICE_TEST_ALL=1 go test -timeout 20m -count=1 -tags "$$(.ci/tags)" -run '^TestManyFiles$$' ./integration
+	CGO_ENABLED=1 SLUICE_TEST_ALL=1 go test -timeout 20m -count=1 -tags "$$(.ci/tags)" -run '^(TestManyFiles|TestStreamedLayer)$$' ./integration
 	$(MAKE) fuzz
 
 # What the benchmark suite is told, as flags (integration/bench): regular expressions, a file of peers, a number.

@@ -131,11 +131,11 @@ func convert(im *images.Image, name, prefetch string) (*images.Image, error) {
 func plainImage(t *testing.T, s subject) *images.Image { return must(t, s.plain) }
 func lazyImage(t *testing.T, s subject) *images.Image  { return must(t, s.lazy) }
 
-func must(t *testing.T, get func() (*images.Image, error)) *images.Image {
+func must[T any](t *testing.T, get func() (T, error)) T {
 	t.Helper()
-	im, err := get()
+	v, err := get()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return im
+	return v
 }

@@ -1,0 +1,53 @@
+package integration
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/sluice-snapshotter/sluice/integration/bench/system"
+	"github.com/sluice-snapshotter/sluice/integration/stack"
+	"github.com/sluice-snapshotter/sluice/integration/stream"
+)
+
+const (
+	budget     = 256 << 20 // bytes of everything in flight: the daemon's default
+	beyond     = 96 << 20  // that the daemon may have besides
+	streamed   = 1 << 30
+	streamedXL = 4 << 30
+)
+
+// TestStreamedLayer lets a large layer come as fast as this machine can, and looks at the daemon's peak of resident memory: 1 GiB, and 4 GiB with
+// SLUICE_TEST_ALL, for which the disk has to have room.
+func TestStreamedLayer(t *testing.T) {
+	size := streamed
+	if os.Getenv("SLUICE_TEST_ALL") != "" {
+		size = streamedXL
+	}
+	if os.Getenv("SLUICE_RACE") != "" {
+		t.Skip("the race detector's memory is several times the daemon's: make test-all runs this test once more without it")
+	}
+	im := must(t, func() (*stream.Image, error) { return stream.New(size / stream.ChunkBytes) })
+	reg := must(t, func() (*stream.Registry, error) { return stream.Serve(im) })
+	t.Cleanup(func() {
+		if err := reg.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	n := nodeWith(t, stack.NodeOptions{Daemon: &stack.DaemonOptions{TOML: system.Settings}})
+	began := time.Now()
+	pull(t, n, stack.Container{Ref: reg.Ref()})
+	untilComplete(t, n)
+	took := time.Since(began)
+	u, err := n.SnapshotterUsage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d MB/s, %s of CPU, at most %d MiB resident", int(float64(im.Bytes())/took.Seconds()/1e6), u.CPU.Round(time.Second/10), u.Peak>>20)
+	if got := reg.Link.Counts().Total().Bytes; got < im.Bytes() {
+		t.Errorf("only %d bytes came, of %d", got, im.Bytes())
+	}
+	if u.Peak > budget+beyond {
+		t.Errorf("%d bytes resident at most, want at most %d", u.Peak, budget+beyond)
+	}
+}
