@@ -114,7 +114,12 @@ func eachState(t *testing.T, s subject, test func(t *testing.T, n *stack.Node, c
 // untilComplete waits until all of every layer is on disk, and mounted as complete ones are.
 func untilComplete(t *testing.T, n *stack.Node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	completeWithin(t, n, time.Minute)
+}
+
+func completeWithin(t *testing.T, n *stack.Node, limit time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -135,7 +140,7 @@ func untilComplete(t *testing.T, n *stack.Node) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("%d layers are not complete after a minute: %+v", lazy, s.Layers)
+			t.Fatalf("%d layers are not complete after %s: %+v", lazy, limit, s.Layers)
 		}
 	}
 }
