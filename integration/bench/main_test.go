@@ -115,6 +115,9 @@ func TestWhole(t *testing.T) {
 				t.Errorf("%s: %d systems", c.Subject, len(c.Systems))
 			}
 		}
+		if list := b.needed(b.cold(w)); len(list) != len(system.Own())-1 {
+			t.Errorf("%s: its image is made for %d systems", w.Name, len(list))
+		}
 		s := subject{prepare.Subject{Name: w.Of.Name, Args: w.Of.Args}, w.Args, w.Ready, w.Output}
 		if own := (subject{prepare.Subject{Args: w.Args}, w.Args, w.Ready, w.Output}); !s.whole() || own.whole() {
 			t.Errorf("%s: %+v", w.Name, s)

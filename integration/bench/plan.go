@@ -160,7 +160,7 @@ func load(ctx context.Context, w workload.Workload) (subject, error) {
 
 // measure brings subjects into a registry and holds the contests on them.
 func (b *suite) measure(ctx context.Context, subjects []subject, contests []start.Contest) error {
-	return b.within(ctx, subjects, b.rivals, func(m *prepare.Maker) error {
+	return b.within(ctx, subjects, b.needed(contests), func(m *prepare.Maker) error {
 		for _, c := range contests {
 			if err := b.checkLink(ctx, m, c.Link, subjects[0]); err != nil {
 				return err
@@ -179,6 +179,15 @@ func (b *suite) measure(ctx context.Context, subjects []subject, contests []star
 			}
 		}
 		return nil
+	})
+}
+
+// needed are the rivals that take part in one of the contests: forms of the image that only others start from are not made.
+func (b *suite) needed(contests []start.Contest) []system.System {
+	return b.chosen(func(s system.System) bool {
+		return slices.ContainsFunc(contests, func(c start.Contest) bool {
+			return slices.ContainsFunc(c.Systems, func(other system.System) bool { return other.Name == s.Name })
+		})
 	})
 }
 
