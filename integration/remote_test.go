@@ -75,7 +75,7 @@ func TestReadersOfAnUnreliableRegistry(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			readers(t, blob, content)
+			readRanges(t, blob, content)
 			hits := 0
 			for _, f := range faults {
 				hits += f.Hits()
@@ -88,12 +88,12 @@ func TestReadersOfAnUnreliableRegistry(t *testing.T) {
 	}
 }
 
-// readers read ranges of all sizes, 32 at once, and compare them.
-func readers(t *testing.T, blob *remote.Blob, content []byte) {
+// readRanges reads ranges of all sizes, 32 at once, and compares them.
+func readRanges(t *testing.T, blob *remote.Blob, content []byte) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	for range 32 {
+	for range readers {
 		g.Go(func() error {
 			for i := range 6 {
 				size := min(int64(1)<<(12+2*i), int64(len(content))) // 4 KiB to 4 MiB
