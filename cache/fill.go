@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -129,7 +128,8 @@ func (f *Filling) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// flush writes the chunk that was collected. One of zeros is none.
+// flush writes the chunk that was collected. One of zeros is none. The disk is left to begin when it likes: told to begin at once
+// (sync_file_range), it made Seal no shorter, and a fast stream a quarter slower.
 func (f *Filling) flush() error {
 	used := f.end - f.start
 	size := (used + fillBlock - 1) / fillBlock * fillBlock
@@ -144,8 +144,6 @@ func (f *Filling) flush() error {
 	}
 	c.Digest = xxhashSums.of(f.buf[:size])
 	f.chunks = append(f.chunks, c)
-	// The disk begins now, so that Seal does not have to wait for all of it. It is only a hint.
-	_ = unix.SyncFileRange(int(f.data.Fd()), f.start, size, unix.SYNC_FILE_RANGE_WRITE)
 	return nil
 }
 

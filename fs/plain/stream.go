@@ -54,7 +54,12 @@ func (s *stream) run(ctx context.Context) (cache.Info, error) {
 	group.Go(s.hash)
 	group.Go(s.decode)
 	group.Go(s.sum)
-	indexErr := s.index()
+	indexErr := s.index(writerAt(func(p []byte, off int64) (int, error) {
+		if ctx.Err() != nil { // a hole of a sparse file can be long, and needs nothing of what has ended
+			return 0, context.Cause(ctx)
+		}
+		return s.filling.WriteAt(p, off)
+	}))
 	if errors.Is(indexErr, cache.ErrNotStored) {
 		cancel(indexErr) // nothing that could still come would help
 	}
@@ -113,10 +118,10 @@ func (s *stream) sum() {
 }
 
 // index makes the tree and writes the contents of files. Bytes behind the tar's end count for the diffID.
-func (s *stream) index() error {
+func (s *stream) index(data io.WriterAt) error {
 	r := &blockReader{from: s.indexed, end: &s.decodeErr}
 	defer r.close()
-	layout, err := toc.Index(r, s.filling)
+	layout, err := toc.Index(r, data)
 	if err == nil {
 		_, err = io.Copy(io.Discard, r)
 	}
@@ -126,3 +131,8 @@ func (s *stream) index() error {
 	}
 	return err
 }
+
+// writerAt is a function as an io.WriterAt.
+type writerAt func(p []byte, off int64) (int, error)
+
+func (w writerAt) WriteAt(p []byte, off int64) (int, error) { return w(p, off) }

@@ -396,6 +396,44 @@ func TestTakeFails(t *testing.T) {
 	})
 }
 
+// TestTakeCancelledInHole ends while a sparse file of 512 GiB is read, all of which is there from the beginning.
+func TestTakeCancelledInHole(t *testing.T) {
+	var content bytes.Buffer
+	records := "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n21 GNU.sparse.name=f\n36 GNU.sparse.realsize=549755813888\n"
+	w := tar.NewWriter(&content)
+	for _, m := range []struct{ name, body string }{{"pax", records}, {"f", "1\n0\n1\n" + strings.Repeat("\x00", 506) + "x"}} {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: m.name, Mode: 0o644, Size: int64(len(m.body)), Format: tar.FormatUSTAR}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, m.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := content.Bytes()
+	p[156] = tar.TypeXHeader // package tar does not write sparse files
+	copy(p[148:], "        ")
+	sum := 0
+	for _, c := range p[:512] {
+		sum += int(c)
+	}
+	copy(p[148:], fmt.Sprintf("%06o\x00 ", sum))
+	r := newRig(t, &fakeBlob{bytes: p}, ocispec.MediaTypeImageLayer)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.Observer.Fetched = func(layer.Range) { cancel() }
+	began := time.Now()
+	if err := Take(ctx, r.Options); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	r.nothing(t)
+}
+
 // TestTakeMany takes many layers with hardly any memory to do it with.
 func TestTakeMany(t *testing.T) {
 	files := some()
