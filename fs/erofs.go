@@ -61,7 +61,10 @@ func (m *erofsMounter) mount(ctx context.Context, point string, readAheadKiB int
 // unmount takes a mount away, also while it is in use: who has it open keeps it until then.
 func (m *erofsMounter) unmount(point string) error {
 	err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: somebody else has unmounted it
+	switch {
+	case errors.Is(err, unix.ENOENT): // the whole folder was withdrawn, and goes with all that is in it
+		return nil
+	case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: somebody else has unmounted it
 		return &os.PathError{Op: "unmount", Path: point, Err: err}
 	}
 	return os.Remove(point)

@@ -5,9 +5,9 @@
 //   - blob server: one FUSE connection for the node, mounted at StateDir/fuse. Its root directory holds, for each layer,
 //     <ID>.blob, the layer's address space as one file, and <ID>, its tree. ID is the layer's number in the store.
 //   - lazy mount: the kernel's own EROFS on a layer's metadata image, with <ID>.blob as the device that holds the
-//     contents of files, at MountDir/<ID>. Only reads of contents that the kernel has not cached reach this process.
-//   - native mount: the same on the layer's data file, once that is complete, at MountDir/<ID>n. Nothing reaches this
-//     process. Where the kernel cannot mount EROFS on files, loop devices stand between, for lazy mounts too.
+//     contents of files, at MountDir/<process>/<ID>. Only reads of contents that the kernel has not cached reach this process.
+//   - native mount: the same on the layer's data file, once that is complete, at MountDir/<process>/<ID>n. Nothing reaches
+//     this process. Where the kernel cannot mount EROFS on files, loop devices stand between, for lazy mounts too.
 //   - FUSE tree: StateDir/fuse/<ID>, where EROFS cannot be mounted at all. Everything is served from the metadata
 //     image, and the kernel may cache all of it for ever.
 //   - way: one of these folders for a layer. Path gives the best one of the moment.
@@ -73,7 +73,8 @@ const (
 type Options struct {
 	// StateDir holds the mount point of the blob server. It may be on a tmpfs. Required, absolute.
 	StateDir string
-	// MountDir holds the mount points of EROFS mounts, and nothing else but mounts that New may take away. "" means StateDir/mounts.
+	// MountDir holds a folder for each process, with the mount points of its EROFS mounts, and nothing else but mounts that New may take
+	// away. "" means StateDir/mounts.
 	MountDir string
 	// ProbeDir is a folder on the store's file system, in which New tries whether EROFS can be mounted from it: it
 	// cannot from a tmpfs, for one. "" means MountDir.
@@ -128,7 +129,7 @@ func (o Options) withDefaults() (Options, error) {
 
 // FS mounts layers.
 type FS struct {
-	opts      Options
+	opts      Options       // of which MountDir is the folder of this process
 	erofs     *erofsMounter // nil: layers are shown as FUSE trees
 	retry     time.Duration // nativeRetry, but in tests
 	settling  time.Duration // settleTime, but in tests
@@ -161,18 +162,27 @@ func New(ctx context.Context, o Options) (*FS, error) {
 	if err := clearLeftovers(o.MountDir, served); err != nil {
 		return nil, fmt.Errorf("serve layers: clear what an earlier process left: %w", err)
 	}
-	for _, dir := range []string{served, o.MountDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("serve layers: %w", err)
-		}
+	if err := os.MkdirAll(served, 0o700); err != nil {
+		return nil, fmt.Errorf("serve layers: %w", err)
 	}
+	if o.MountDir, err = makeOwn(o.MountDir); err != nil {
+		return nil, fmt.Errorf("serve layers: %w", err)
+	}
+	f, err := newFS(ctx, o, served)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("serve layers: %w", err), clearOwn(o.MountDir))
+	}
+	return f, nil
+}
+
+func newFS(ctx context.Context, o Options, served string) (*FS, error) {
 	erofs, err := chooseMount(ctx, o)
 	if err != nil {
-		return nil, fmt.Errorf("serve layers: %w", err)
+		return nil, err
 	}
 	srv, err := serve(ctx, served, o.ReadAheadKiB, erofs == nil)
 	if err != nil {
-		return nil, fmt.Errorf("serve layers: %w", err)
+		return nil, err
 	}
 	return &FS{
 		opts:     o,
@@ -194,12 +204,15 @@ func (f *FS) Close() error {
 func (f *FS) close() error {
 	f.tasks.close()
 	var errs []error
+	if err := withdraw(f.opts.MountDir); err != nil {
+		errs = append(errs, err)
+	}
 	for _, s := range f.takeAll() {
 		errs = append(errs, f.dismantle(s.mounted))
 		f.vacate(s)
 	}
 	f.leaving.Wait()
-	errs = append(errs, f.server.close())
+	errs = append(errs, f.server.close(), clearOwn(f.opts.MountDir))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close mounts: %w", err)
 	}

@@ -1,30 +1,105 @@
 package fs
 
 import (
-	"bufio"
 	"errors"
-	"fmt"
-	"io"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// clearLeftovers unmounts what a dead process has left: all mounts below mountDir, and those at and below served. It
-// removes the mount points in mountDir, and touches nothing else.
+// A client mounts what it was told a while ago, and overlayfs takes an empty folder as gladly as a mounted one. So a path that was
+// told must never be an empty folder, not for a moment: each process mounts in a folder of its own, whose name never comes again,
+// and that folder is renamed before anything in it is unmounted. An old path leads nowhere then. (One of the FUSE tree does so anyway:
+// below it there are no folders that it does not serve, and a layer's ID is never another's.)
+
+const (
+	ownPrefix  = "p"     // of the names of processes' folders; those of layers are numbers
+	goneSuffix = ".gone" // of those that are being cleared
+)
+
+// makeOwn makes a folder for the mounts of this process in mountDir. Its name is the time since the boot, which answers do not
+// survive; it is short, as it is in the options of overlays.
+func makeOwn(mountDir string) (string, error) {
+	if err := os.MkdirAll(mountDir, 0o700); err != nil {
+		return "", err
+	}
+	for {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+			return "", os.NewSyscallError("clock_gettime", err)
+		}
+		dir := filepath.Join(mountDir, ownPrefix+strconv.FormatInt(now.Nano()/1e6, 36))
+		if err := os.Mkdir(dir, 0o700); !errors.Is(err, os.ErrExist) { // else the next millisecond
+			return dir, err
+		}
+	}
+}
+
+// isOwn reports whether name is one that makeOwn gives, or clearOwn.
+func isOwn(name string) bool {
+	digits, ok := strings.CutPrefix(strings.TrimSuffix(name, goneSuffix), ownPrefix)
+	_, err := strconv.ParseUint(digits, 36, 63)
+	return ok && err == nil
+}
+
+// clearLeftovers unmounts what dead processes have left: all mounts below mountDir, and those at and below served. It
+// removes their folders and mount points in mountDir, and touches nothing else.
 func clearLeftovers(mountDir, served string) error {
+	entries, err := os.ReadDir(mountDir)
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() || !isOwn(e.Name()) {
+			continue
+		}
+		if err := withdraw(filepath.Join(mountDir, e.Name())); err != nil {
+			return err
+		}
+	}
+	if err := unmountBelow(mountDir, served); err != nil {
+		return err
+	}
+	return removeMountPoints(mountDir)
+}
+
+// clearOwn does the same with the folder that makeOwn has made.
+func clearOwn(dir string) error {
+	if err := withdraw(dir); err != nil {
+		return err
+	}
+	if err := unmountBelow(dir + goneSuffix); err != nil {
+		return err
+	}
+	return removeOwn(dir + goneSuffix)
+}
+
+// withdraw renames a process's folder, with all that is mounted in it.
+func withdraw(dir string) error {
+	if strings.HasSuffix(dir, goneSuffix) {
+		return nil
+	}
+	err := os.Rename(dir, dir+goneSuffix)
+	if errors.Is(err, iofs.ErrNotExist) || errors.Is(err, unix.EBUSY) { // EBUSY: somebody has mounted on it, which hides what was told
+		return nil
+	}
+	return err
+}
+
+// unmountBelow unmounts all that is mounted below dir, and at and below each of tops.
+func unmountBelow(dir string, tops ...string) error {
 	points, err := mountPoints()
 	if err != nil {
 		return err
 	}
 	// Later mounts may lie on earlier ones, so back to front.
-	for i := len(points) - 1; i >= 0; i-- {
-		p := points[i]
-		if p != served && !below(p, served) && !below(p, mountDir) {
+	for _, p := range slices.Backward(points) {
+		if !below(p, dir) && !slices.ContainsFunc(tops, func(top string) bool { return p == top || below(p, top) }) {
 			continue
 		}
 		// A dead FUSE connection answers nothing; whoever still uses it keeps it, detached.
@@ -32,10 +107,11 @@ func clearLeftovers(mountDir, served string) error {
 			return &os.PathError{Op: "unmount", Path: p, Err: err}
 		}
 	}
-	return removeMountPoints(mountDir)
+	return nil
 }
 
-// removeMountPoints removes the empty folders in dir that are named like layers. Others are not ours.
+// removeMountPoints removes the folders of processes in dir, and empty folders that are named like layers, as earlier versions
+// made them. Others are not ours.
 func removeMountPoints(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -45,62 +121,45 @@ func removeMountPoints(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		id := strings.TrimSuffix(e.Name(), nativeSuffix)
-		if _, err := strconv.ParseUint(id, 10, 32); err != nil || !e.IsDir() {
-			continue
-		}
-		// One with something in it was not left by us alone, and can be mounted on all the same.
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
-			return err
+		path := filepath.Join(dir, e.Name())
+		_, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), nativeSuffix), 10, 32)
+		switch {
+		case !e.IsDir():
+		case isOwn(e.Name()):
+			if err := removeOwn(path); err != nil {
+				return err
+			}
+		case err == nil:
+			if err := removeEmpty(path); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func below(path, dir string) bool {
-	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
-}
-
-// mountPoints lists the mount points of this process's mount namespace in the order in which they were mounted.
-func mountPoints() ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+// removeOwn removes a process's folder with the mount points in it.
+func removeOwn(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer f.Close()
-	return parseMountinfo(f)
+	for _, e := range entries {
+		if err := removeEmpty(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return removeEmpty(dir)
 }
 
-// parseMountinfo returns the fifth field of each line, as proc_pid_mountinfo(5) has it.
-func parseMountinfo(r io.Reader) ([]string, error) {
-	var out []string
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 1<<20) // overlays with many lower directories make long lines
-	for lines.Scan() {
-		fields := strings.Split(lines.Text(), " ")
-		if len(fields) < 5 {
-			return nil, fmt.Errorf("mountinfo: line %q", lines.Text())
-		}
-		out = append(out, unescape(fields[4]))
+// removeEmpty removes a folder, unless it has something in it: then it was not left by us alone, and does no harm.
+func removeEmpty(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOENT) {
+		return nil
 	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("mountinfo: %w", err)
-	}
-	return out, nil
-}
-
-// unescape undoes the kernel's octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return &os.PathError{Op: "rmdir", Path: dir, Err: err}
 }

@@ -108,7 +108,10 @@ func TestLeftovers(t *testing.T) {
 		t.Skip("mounting needs root")
 	}
 	root := t.TempDir()
-	ours := []string{"state/fuse", "state/mounts/7", "state/mounts/7/nested dir", "state/mounts/8n"}
+	ours := []string{
+		"state/fuse", "state/mounts/7", "state/mounts/7/nested dir", "state/mounts/8n",
+		"state/mounts/p1z/7", "state/mounts/p1z/s", "state/mounts/p20.gone/9n",
+	}
 	others := []string{"state/fuse2", "state/mountsx", "other"}
 	for _, name := range slices.Concat(ours, others) {
 		path := filepath.Join(root, name)

@@ -100,6 +100,7 @@ func (s *server) mountOptions(ctx context.Context, w io.Writer) *fuse.MountOptio
 		},
 	}
 	if s.trees {
+		o.EnableAcl = true // else only the bits of modes count; EROFS has it of itself
 		// Attributes with the names only where somebody looks at them. Without CAP_ASYNC_DIO, which would have direct reads
 		// wait where no signal ends them.
 		o.ExtraCapabilities = fuse.CAP_READDIRPLUS_AUTO

@@ -35,7 +35,7 @@ func (f *FS) Drop(holder string) {
 	}
 }
 
-// MountDir is Options.MountDir.
+// MountDir is where this process mounts layers: a folder in Options.MountDir.
 func (f *FS) MountDir() string { return f.opts.MountDir }
 
 // show mounts the layer for the first time.

@@ -40,7 +40,7 @@ func (b *beside) mount() error {
 	if got, err := os.Stat(b.point); err == nil && os.SameFile(got, want) {
 		return nil
 	}
-	if err := os.MkdirAll(b.point, 0o700); err != nil {
+	if err := os.Mkdir(b.point, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	m := mount.Mount{Type: "bind", Source: b.dir, Options: []string{"bind", "ro"}}
