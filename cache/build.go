@@ -86,12 +86,17 @@ func (r record) finish(dir string, table *tableWriter, present func(name string,
 }
 
 // write replaces layer.json.
-func (r record) write(dir string) error {
+func (r record) write(dir string) error { return r.writeWith(dir, writeFile) }
+
+// writeSynced replaces layer.json on disk.
+func (r record) writeSynced(dir string) error { return r.writeWith(dir, writeSynced) }
+
+func (r record) writeWith(dir string, write func(name string, b []byte) error) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, recordName), append(b, '\n'))
+	return write(filepath.Join(dir, recordName), append(b, '\n'))
 }
 
 func createSparse(name string, size int64) error {
@@ -136,13 +141,15 @@ func (r record) verify(dir string) error {
 	return nil
 }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 func checksum(name string) (uint32, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	h := crc32.New(castagnoli)
 	if _, err := io.Copy(h, f); err != nil {
 		return 0, err
 	}

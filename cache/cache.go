@@ -22,10 +22,13 @@
 // checksums; what does not match is absent, and is fetched again.
 //
 // A complete layer is sealed: all its files are synced, and after them layer.json, which then says so. That is believed
-// across a boot, if the store was closed before; after a crash of the node the layer is hashed like any other.
+// across a boot, if the store was closed before; after a crash of the node the layer is hashed like any other. What must not
+// be believed is taken back before the store can count as closed again (see clean.go).
 //
 // Within a boot, a disk that fails or is full can lose what the page cache had taken. Seal finds out and has it fetched
-// again; before that, what was stored can come back wrong once the page cache has let go of it.
+// again; before that, what was stored can come back wrong once the page cache has let go of it. What cannot be fetched again
+// while a layer is in use, meta.erofs and chunks, is written again from the page cache; where that has lost it too, the layer
+// is not sealed, and is absent when it is opened for the next time.
 //
 // # Concurrency
 //
@@ -42,6 +45,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -63,9 +67,13 @@ type Store struct {
 	lock *os.File
 	session
 
-	mu     sync.Mutex
-	open   map[digest.Digest]*Layer
-	serial uint32 // the highest layer ID given out
+	doubtful atomic.Bool   // some layer.json says sealed, wrongly: see clean.go
+	hashing  chan struct{} // held while a chunk is hashed that nobody waits for: one at a time
+
+	mu       sync.Mutex
+	open     map[digest.Digest]*Layer
+	serial   uint32 // the highest layer ID given out
+	discards int    // folders that were discarded
 }
 
 // session is what a Store knows of the time before it was opened.
@@ -85,7 +93,10 @@ func Open(root string) (*Store, error) {
 }
 
 func open(root, boot string) (_ *Store, err error) {
-	s := &Store{dir: filepath.Join(root, "layers"), session: session{boot: boot}, open: make(map[digest.Digest]*Layer)}
+	s := &Store{
+		dir: filepath.Join(root, "layers"), session: session{boot: boot},
+		hashing: make(chan struct{}, 1), open: make(map[digest.Digest]*Layer),
+	}
 	if err := os.MkdirAll(s.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open layer store: %w", err)
 	}
@@ -103,11 +114,8 @@ func open(root, boot string) (_ *Store, err error) {
 	if s.clean, err = s.takeClean(); err != nil {
 		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
 	}
-	if err := os.RemoveAll(s.tempDir()); err != nil {
+	if err := s.clearTemp(); err != nil {
 		return nil, fmt.Errorf("open layer store %s: clear temporary files: %w", s.dir, err)
-	}
-	if err := os.Mkdir(s.tempDir(), 0o700); err != nil {
-		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
 	}
 	if s.serial, err = s.readSerial(); err != nil {
 		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
@@ -117,32 +125,26 @@ func open(root, boot string) (_ *Store, err error) {
 
 // Close gives the store up. Layers that are still open can still be read. A store whose folder is gone has nothing to say.
 func (s *Store) Close() error {
-	err := writeFile(s.cleanName(), nil)
-	switch {
-	case err == nil:
-		err = syncFile(s.dir)
-	case errors.Is(err, fs.ErrNotExist):
-		err = nil
-	}
-	if err = errors.Join(err, s.lock.Close()); err != nil {
+	if err := errors.Join(s.leaveClean(), s.lock.Close()); err != nil {
 		return fmt.Errorf("close layer store %s: %w", s.dir, err)
 	}
 	return nil
 }
 
-// cleanName is that of a file that is there between Close and the next Open.
-func (s *Store) cleanName() string { return filepath.Join(s.dir, "clean") }
-
-// takeClean says whether the store was closed, and makes sure that nobody is told so again after a crash.
-func (s *Store) takeClean() (bool, error) {
-	err := os.Remove(s.cleanName())
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, errors.Join(err, syncFile(s.dir))
-}
-
 func (s *Store) tempDir() string { return filepath.Join(s.dir, "tmp") }
+
+// clearTemp keeps the folder if there is one: a full disk has no room for another.
+func (s *Store) clearTemp() error {
+	left, err := os.ReadDir(s.tempDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.Mkdir(s.tempDir(), 0o700)
+	}
+	errs := []error{err}
+	for _, e := range left {
+		errs = append(errs, os.RemoveAll(filepath.Join(s.tempDir(), e.Name())))
+	}
+	return errors.Join(errs...)
+}
 
 func (s *Store) layerDir(d digest.Digest) string {
 	return filepath.Join(s.dir, d.Algorithm().String(), d.Encoded())
@@ -187,7 +189,7 @@ func (s *Store) checkFormat() error {
 			return err
 		}
 	}
-	return writeFile(name, []byte(strconv.Itoa(formatVersion)+"\n"))
+	return writeSynced(name, []byte(strconv.Itoa(formatVersion)+"\n"))
 }
 
 func (s *Store) algorithmDirs() ([]string, error) {
@@ -235,13 +237,4 @@ func (s *Store) nextID() (uint32, error) {
 	}
 	s.serial = id
 	return id, nil
-}
-
-// writeFile replaces a small file whole.
-func writeFile(name string, b []byte) error {
-	tmp := name + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, name)
 }

@@ -52,6 +52,10 @@ func (s sample) build(meta *os.File, add func(Chunk) error) error {
 	if _, err := meta.WriteString("metadata of " + s.digest.String()); err != nil {
 		return err
 	}
+	return s.addTo(add)
+}
+
+func (s sample) addTo(add func(Chunk) error) error {
 	for _, c := range s.chunks {
 		if err := add(c); err != nil {
 			return err

@@ -91,7 +91,7 @@ func TestFill(t *testing.T) {
 			if err := unix.Stat(l.DataPath(), &st); err != nil || st.Blocks/2 > test.blocks {
 				t.Errorf("%d KiB on disk, want at most %d: %v", st.Blocks/2, test.blocks, err)
 			}
-			if err := l.Seal(); err != nil {
+			if err := l.Seal(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -151,7 +151,7 @@ func TestFillMends(t *testing.T) {
 	if _, err := l.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("it was mended wrongly: %v", err)
 	}
-	if err := l.Seal(); err != nil {
+	if err := l.Seal(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -56,6 +56,7 @@ type Layer struct {
 	sealing   sync.Mutex
 	sealed    atomic.Bool // see Seal
 	inherited bool        // some chunks were stored by an earlier process, and are not known to be on disk
+	doubtful  bool        // layer.json says sealed, wrongly, and that could not be changed when it was opened
 }
 
 // openLayer opens what is in dir. The error wraps fs.ErrNotExist where a file is missing or damaged.
@@ -91,13 +92,10 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
 		return nil, err
 	}
-	sealed, err := l.believe(rec, now)
-	if err != nil {
+	if err := l.believe(rec, now); err != nil {
 		return nil, err
 	}
-	l.sealed.Store(sealed)
-	l.countPresent()
-	l.inherited = !sealed && l.presentChunks.Load() > 0
+	l.inherited = !l.Sealed() && l.presentChunks.Load() > 0
 	l.announce()
 	return l, nil
 }

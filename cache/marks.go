@@ -1,11 +1,20 @@
 package cache
 
-import "io"
+import (
+	"errors"
+	"io"
+	"io/fs"
+)
 
 // Has reports whether the data file holds chunk i. The first call after a reboot for a chunk that was there before reads
 // and hashes it.
 func (l *Layer) Has(i int) bool {
 	return isSet(l.presence.present, i) || isSet(l.presence.claimed, i) && l.check(i)
+}
+
+// Claimed reports whether Has would have to read and hash chunk i.
+func (l *Layer) Claimed(i int) bool {
+	return !isSet(l.presence.present, i) && isSet(l.presence.claimed, i)
 }
 
 // check settles the claim that chunk i is present.
@@ -36,22 +45,34 @@ func (l *Layer) mark(i int, size int64) {
 
 // believe decides what the marks of an earlier boot are worth, and whether the layer counts as sealed. The record that it is
 // goes for good before anything of the layer can be fetched anew.
-func (l *Layer) believe(rec record, now session) (sealed bool, err error) {
-	if string(l.presence.boot()) == now.boot {
-		return rec.Sealed, nil
-	}
-	if !rec.Sealed || !now.clean {
+func (l *Layer) believe(rec record, now session) error {
+	known := string(l.presence.boot()) == now.boot
+	if !known && (!rec.Sealed || !now.clean) {
 		if err := l.presence.distrust(); err != nil {
-			return false, err
-		}
-		if rec.Sealed {
-			if err := setSealed(l.dir, false); err != nil {
-				return false, err
-			}
+			return err
 		}
 	}
 	copy(l.presence.boot(), now.boot)
-	return rec.Sealed && now.clean, nil
+	l.countPresent()
+	l.sealed.Store(rec.Sealed && (known || now.clean) && l.Complete())
+	l.doubtful = rec.Sealed && !l.sealed.Load() && l.unseal() != nil
+	return nil
+}
+
+// unseal takes back what layer.json says of a layer that is not sealed. A disk that does not take that is no reason to do without the
+// layer: no process of this boot believes it then, for its marks are of no boot, and none of a later one if the store is not clean.
+func (l *Layer) unseal() error {
+	rec, err := readRecord(l.dir)
+	if err == nil && rec.Sealed {
+		err = setSealed(l.dir, false)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // it is absent, or was removed
+		return nil
+	}
+	if err != nil {
+		clear(l.presence.boot())
+	}
+	return err
 }
 
 // countPresent looks at the chunk table only if some chunks are present and some are not.

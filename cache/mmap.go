@@ -2,6 +2,7 @@ package cache
 
 import (
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,20 @@ func (m mapping) trim() {
 	if m != nil {
 		_ = unix.Madvise(m, unix.MADV_DONTNEED) // a mapping has no reason to refuse, and nothing is lost if it does
 	}
+}
+
+// replace has m be a mapping of another file of the same length and contents. To who reads m meanwhile nothing changes.
+func (m mapping) replace(name string, prot int) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	at := unsafe.Pointer(unsafe.SliceData(m))
+	if _, err := unix.MmapPtr(int(f.Fd()), 0, at, uintptr(len(m)), prot, unix.MAP_SHARED|unix.MAP_FIXED); err != nil {
+		return &os.PathError{Op: "mmap", Path: name, Err: err}
+	}
+	return nil
 }
 
 func (m mapping) unmap() error {

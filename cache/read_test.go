@@ -16,7 +16,7 @@ func TestReadAt(t *testing.T) {
 	l := s.create(t, openStore(t, t.TempDir(), bootA))
 	defer l.Close()
 	s.put(t, l, 0)
-	if err := l.Seal(); err != nil {
+	if err := l.Seal(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if l.direct == nil {
@@ -62,7 +62,7 @@ func TestReadAtLeavesNoPages(t *testing.T) {
 	if l.onlyOnDisk(0, size) {
 		t.Error("what was just written is not in the page cache")
 	}
-	if err := l.Seal(); err != nil {
+	if err := l.Seal(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if !l.onlyOnDisk(0, size) {

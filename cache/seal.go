@@ -1,10 +1,9 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,29 +33,34 @@ func (l *Layer) announce() {
 	}
 }
 
-// Seal makes sure that the disk has the data file of a layer whose chunks are all present, and records that, so that it
-// holds for later openings too. From then on the data file may be read without Has. What the disk has not taken is no
-// longer present. It waits for the disk, for as long as it takes.
+// Seal makes sure that the disk has all files of a layer whose chunks are all present, and records that, so that it holds for later
+// openings too. From then on the data file may be read without Has. What the disk has not taken is no longer present. It waits for
+// the disk, for as long as it takes, and when ctx ends it stops hashing.
 //
 // Until then, a write that fails behind the back of the page cache may still take some of it away: to whoever had the file
 // open fsync tells that, once; so of what an earlier process has stored each chunk is hashed again.
-func (l *Layer) Seal() error {
+func (l *Layer) Seal(ctx context.Context) error {
 	l.sealing.Lock()
 	defer l.sealing.Unlock()
 	if l.Sealed() {
 		return nil
 	}
-	if err := l.seal(); err != nil {
-		return fmt.Errorf("seal layer %s: %w", l.digest, err)
+	err := l.seal(ctx)
+	if err == nil {
+		l.sealed.Store(true)
+		return nil
 	}
-	l.sealed.Store(true)
-	return nil
+	if undone := l.unseal(); undone != nil { // an attempt may have come as far as to record it
+		l.store.doubtful.Store(true)
+		err = errors.Join(err, undone)
+	}
+	return fmt.Errorf("seal layer %s: %w", l.digest, err)
 }
 
 // Sealed says whether the layer is complete and Seal has nothing left to do.
 func (l *Layer) Sealed() bool { return l.sealed.Load() && l.Complete() }
 
-func (l *Layer) seal() error {
+func (l *Layer) seal(ctx context.Context) error {
 	if !l.Complete() {
 		return ErrIncomplete
 	}
@@ -68,18 +72,13 @@ func (l *Layer) seal() error {
 		return err
 	}
 	if l.inherited {
-		if err := l.verifyAll(); err != nil {
+		if err := l.verifyAll(ctx); err != nil {
 			return err
 		}
 		l.inherited = false
 	}
-	if err := unix.Msync(l.presence.mapping, unix.MS_SYNC); err != nil {
-		return fmt.Errorf("sync %s: %w", presentName, err)
-	}
-	for _, name := range []string{metaName, chunksName} {
-		if err := syncFile(filepath.Join(l.dir, name)); err != nil {
-			return err
-		}
+	if err := l.keepFiles(); err != nil {
+		return err
 	}
 	return setSealed(l.dir, true)
 }
@@ -94,19 +93,37 @@ func (l *Layer) discardAll() error {
 }
 
 // verifyAll hashes all chunks.
-func (l *Layer) verifyAll() error {
+func (l *Layer) verifyAll(ctx context.Context) error {
+	defer l.Trim()
 	wrong := 0
 	for i := range l.table.count {
-		if !l.intact(l.table.chunk(i)) {
+		ok, err := l.verify(ctx, i)
+		if err != nil {
+			return err
+		}
+		if !ok {
 			l.unmark(i)
 			wrong++
 		}
 	}
-	l.Trim()
 	if wrong > 0 {
 		return fmt.Errorf("the disk has lost %d chunks: %w", wrong, ErrIncomplete)
 	}
 	return l.dropPages()
+}
+
+// verify is intact in its turn: after a restart there may be many layers to be hashed, and none of them is in a hurry.
+func (l *Layer) verify(ctx context.Context, i int) (bool, error) {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	select {
+	case l.store.hashing <- struct{}{}:
+		defer func() { <-l.store.hashing }()
+		return l.intact(l.table.chunk(i)), nil
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
 }
 
 // unmark makes a chunk absent. Readers that have asked Has already get what the page cache or the disk has.
@@ -139,17 +156,5 @@ func setSealed(dir string, sealed bool) error {
 		return err
 	}
 	rec.Sealed = sealed
-	if err := rec.write(dir); err != nil {
-		return err
-	}
-	return errors.Join(syncFile(filepath.Join(dir, recordName)), syncFile(dir))
-}
-
-// syncFile waits until the disk has a file or folder.
-func syncFile(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return rec.writeSynced(dir)
 }

@@ -3,10 +3,7 @@ package cache
 import (
 	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +15,7 @@ func TestSeal(t *testing.T) {
 	l := s.create(t, store)
 	defer l.Close()
 	s.put(t, l, 0, 2)
-	if err := l.Seal(); !errors.Is(err, ErrIncomplete) {
+	if err := l.Seal(t.Context()); !errors.Is(err, ErrIncomplete) {
 		t.Errorf("incomplete: %v", err)
 	}
 	select {
@@ -32,7 +29,7 @@ func TestSeal(t *testing.T) {
 	default:
 		t.Error("all chunks are there, but it is not whole")
 	}
-	if err := l.Seal(); err != nil {
+	if err := l.Seal(t.Context()); err != nil {
 		t.Error(err)
 	}
 	s.check(t, l, 0, 1, 2)
@@ -56,7 +53,7 @@ func TestSealInherited(t *testing.T) {
 	}
 	defer l.Close()
 	s.checkMarked(t, l, 3)
-	if err := l.Seal(); !errors.Is(err, ErrIncomplete) {
+	if err := l.Seal(t.Context()); !errors.Is(err, ErrIncomplete) {
 		t.Errorf("seal: %v", err)
 	}
 	s.checkMarked(t, l, 2)
@@ -68,7 +65,7 @@ func TestSealInherited(t *testing.T) {
 	}
 	s.put(t, l, 1)
 	<-whole
-	if err := l.Seal(); err != nil {
+	if err := l.Seal(t.Context()); err != nil {
 		t.Error(err)
 	}
 	s.check(t, l, 0, 1, 2)
@@ -88,7 +85,7 @@ func TestSealed(t *testing.T) {
 			l := s.create(t, store)
 			s.put(t, l, 0, 1, 2)
 			if c.sealed {
-				if err := l.Seal(); err != nil {
+				if err := l.Seal(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -130,7 +127,8 @@ func TestLostWrites(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		t.Run(map[bool]string{false: "same process", true: "another process"}[again], func(t *testing.T) {
 			s := newSample("lost", slices.Repeat([]int{1 << 20}, 64)...)
-			store := openStore(t, thinDisk(t), bootA)
+			root, _ := thinDisk(t)
+			store := openStore(t, root, bootA)
 			l := s.create(t, store)
 			if err := unix.Fallocate(int(l.data.Fd()), 0, 0, s.size); err != nil { // its extents are on disk
 				t.Fatal(err)
@@ -153,14 +151,14 @@ func TestLostWrites(t *testing.T) {
 			if !l.Complete() {
 				t.Fatal("not complete before it is sealed")
 			}
-			err := l.Seal()
+			err := l.Seal(t.Context())
 			if err == nil {
 				t.Error("sealed, though the disk was full")
 			}
 			if chunks, _ := l.Present(); chunks == len(s.data) {
 				t.Errorf("%v, but all chunks are present", err)
 			}
-			if err := l.Seal(); !errors.Is(err, ErrIncomplete) {
+			if err := l.Seal(t.Context()); !errors.Is(err, ErrIncomplete) {
 				t.Errorf("sealed again: %v", err)
 			}
 			if err := l.Close(); err != nil {
@@ -168,36 +166,6 @@ func TestLostWrites(t *testing.T) {
 			}
 		})
 	}
-}
-
-// thinDisk is an ext4 that promises 256 MiB and has room for 24.
-func thinDisk(t *testing.T) string {
-	t.Helper()
-	thin, root := t.TempDir(), t.TempDir()
-	run := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Skipf("%s %v: %v %s", name, args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	mounted := func(dir string, args ...string) {
-		t.Helper()
-		run("mount", append(args, dir)...)
-		t.Cleanup(func() {
-			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	mounted(thin, "-t", "tmpfs", "-o", "size=24m", "none")
-	image := filepath.Join(thin, "image")
-	run("truncate", "-s", "256M", image)
-	// With a journal the file system would notice, and end.
-	run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", "-N", "128", "-O", "^has_journal", image)
-	mounted(root, "-o", "loop", image)
-	return root
 }
 
 func dropInodes(t *testing.T) {

@@ -33,6 +33,9 @@ func (s *Store) get(d digest.Digest) (*Layer, error) {
 		return nil, fmt.Errorf("get layer %s: %w", d, err)
 	}
 	l.digest, l.store, l.refs = d, s, 1
+	if l.doubtful {
+		s.doubtful.Store(true)
+	}
 	s.open[d] = l
 	return l, nil
 }
@@ -90,14 +93,13 @@ func (s *Store) publish(tmp, dir string) error {
 	return os.Rename(tmp, dir)
 }
 
-// discard moves a layer's folder out of sight, into one that the caller deletes.
+// discard moves a layer's folder out of sight, to where the caller deletes it. It makes nothing for that, and where the folder cannot
+// be moved it is deleted at once: a full disk, which may refuse both, is when deleting matters most. s.mu is held.
 func (s *Store) discard(dir string) (trash string, err error) {
-	trash, err = os.MkdirTemp(s.tempDir(), "trash-")
-	if err != nil {
-		return "", err
-	}
-	if err := os.Rename(dir, filepath.Join(trash, "layer")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", errors.Join(err, os.Remove(trash))
+	s.discards++
+	trash = filepath.Join(s.tempDir(), fmt.Sprintf("trash-%d", s.discards))
+	if os.Rename(dir, trash) != nil { // there is none, for the most part
+		return trash, os.RemoveAll(dir)
 	}
 	return trash, nil
 }

@@ -24,7 +24,7 @@ func BenchmarkRead(b *testing.B) {
 				}
 				defer unix.Close(fd)
 				data := int(m.shown.layer.Store().File().Fd())
-				if err := m.shown.layer.Store().Seal(); err != nil {
+				if err := m.shown.layer.Store().Seal(b.Context()); err != nil {
 					b.Fatal(err)
 				}
 				b.SetBytes(size)

@@ -73,6 +73,9 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 			m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
 			return
 		}
+		if ctx.Err() != nil { // the layer is going, and sealing it has stopped
+			return
+		}
 		m.shown.logger.WithError(err).Warn(staysLazy)
 		if !pause(ctx, wait) {
 			return

@@ -66,7 +66,7 @@ func (f *FS) native() bool { return f.erofs != nil && !f.opts.NoNative }
 // showNative mounts a layer that is complete on its data file.
 func (f *FS) showNative(ctx context.Context, m *mounted) error {
 	st := m.shown.layer.Store()
-	if err := st.Seal(); err != nil {
+	if err := st.Seal(ctx); err != nil {
 		return err
 	}
 	path, err := f.erofs.native(ctx, m.shown.id, st.MetadataPath(), st.DataPath())

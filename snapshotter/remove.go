@@ -70,9 +70,9 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	dirs, err := s.discardUnknown(ctx)
 	if err != nil {
-		return fmt.Errorf("clean up snapshots: %w", err)
+		err = fmt.Errorf("clean up snapshots: %w", err)
 	}
-	var errs []error
+	errs := []error{err}
 	for _, dir := range dirs {
 		errs = append(errs, os.RemoveAll(dir))
 	}
@@ -119,9 +119,9 @@ func (s *Snapshotter) releaseUnused(ctx context.Context, layers []digest.Digest)
 }
 
 // discardUnknown moves the directories that belong to no snapshot out of the
-// way and returns where they are now. Numbered directories are moved only
-// inside of a write transaction, so nothing that is deleted after it can have
-// become the directory of a new snapshot meanwhile.
+// way and returns where they are now, after an error too. Numbered directories
+// are moved only inside of a write transaction, so nothing that is deleted after
+// it can have become the directory of a new snapshot meanwhile.
 func (s *Snapshotter) discardUnknown(ctx context.Context) (dirs []string, err error) {
 	err = s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
 		known, err := storage.IDMap(ctx)
@@ -132,22 +132,22 @@ func (s *Snapshotter) discardUnknown(ctx context.Context) (dirs []string, err er
 		if err != nil {
 			return err
 		}
+		var errs []error
 		for _, e := range entries {
-			if _, ok := known[e.Name()]; ok {
-				continue
-			}
-			if err := s.discard(e.Name()); err != nil {
-				return err
+			if _, ok := known[e.Name()]; !ok {
+				errs = append(errs, s.discard(e.Name()))
 			}
 		}
 		dirs, err = filepath.Glob(filepath.Join(s.root, "snapshots", discarded+"*"))
-		return err
+		return errors.Join(append(errs, err)...)
 	})
 	return dirs, err
 }
 
 // discard gives the directory of a snapshot, if there is one, a name that
-// Cleanup deletes. Needs a write transaction.
+// Cleanup deletes. Where it cannot, it deletes the directory at once: a full
+// disk, on which nothing can be made, is when deleting matters most. Needs a
+// write transaction.
 func (s *Snapshotter) discard(id string) error {
 	dir := s.directory(id)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
@@ -156,11 +156,14 @@ func (s *Snapshotter) discard(id string) error {
 	if matched, _ := filepath.Match(discarded+"*", id); matched {
 		return nil
 	}
-	old, err := os.MkdirTemp(filepath.Join(s.root, "snapshots"), discarded)
-	if err != nil {
-		return err
+	err := os.ErrExist
+	for n := 1; errors.Is(err, os.ErrExist); n++ { // a number that is used again may have been discarded before
+		err = os.Rename(dir, s.directory(fmt.Sprintf("%s%s-%d", discarded, id, n)))
 	}
-	return os.Rename(dir, filepath.Join(old, "snapshot"))
+	if err != nil {
+		return os.RemoveAll(dir)
+	}
+	return nil
 }
 
 // release unmounts a layer and removes its files, unless a snapshot shows it

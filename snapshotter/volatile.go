@@ -17,13 +17,29 @@ const bootID = "/proc/sys/kernel/random/boot_id"
 // directory is on the disk. Within one boot nothing is lost, so there the mark
 // goes, and a stopped container can be started again.
 
-// beginVolatile records the boot in which a snapshot is mounted so.
+// beginVolatile records the boot in which a snapshot is mounted so. The disk has
+// the record before there is a mount: without it, after a crash, the snapshot
+// would pass for one that was never mounted so.
 func (s *Snapshotter) beginVolatile(id string) error {
 	boot, err := os.ReadFile(bootID)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(s.boot(id), boot, 0o600)
+	f, err := os.Create(s.boot(id))
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(boot)
+	return errors.Join(err, f.Sync(), f.Close(), syncDirectory(s.directory(id)))
+}
+
+// syncDirectory waits until the disk has the names in a directory.
+func syncDirectory(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // endVolatile removes the mark of an earlier mount. Errors:

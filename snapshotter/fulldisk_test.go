@@ -1,0 +1,163 @@
+package snapshotter_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-snapshotter/sluice/fs"
+	"github.com/sluice-snapshotter/sluice/snapshotter"
+)
+
+// smallDisk is an ext4 of 48 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	for _, c := range [][]string{
+		{"truncate", "-s", "48M", image}, {"mkfs.ext4", "-q", "-m", "0", "-b", "4096", image}, {"mount", "-o", "loop", image, dir},
+	} {
+		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("%v: %v %s", c, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fillDisk leaves no room for a file, nor for a directory.
+func fillDisk(t *testing.T, dir string) {
+	t.Helper()
+	for i, full := 0, 0; full < 3; i++ {
+		err := os.WriteFile(filepath.Join(dir, fmt.Sprint("filler", i)), make([]byte, 1<<20>>(full*10)), 0o600)
+		unix.Sync() // what is set aside for a file that is open is room again
+		if err != nil {
+			full++
+		}
+	}
+	for i := 0; ; i++ {
+		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint("folder", i)), 0o700); errors.Is(err, unix.ENOSPC) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFullDisk: what is removed gives room on a disk that has none.
+func TestFullDisk(t *testing.T) {
+	disk := smallDisk(t)
+	root := filepath.Join(disk, "root")
+	if err := os.Mkdir(root, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	r := newRegistry(t)
+	img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, topFiles))
+	s := newStand(t, fs.FUSE, root)
+	ctx := t.Context()
+	if _, err := img.pull(namespace(t, "test"), s.containerd(), "pull"); err != nil {
+		t.Fatal(err)
+	}
+	chain := s.names(t)
+	if _, err := s.snapshotter.Prepare(ctx, "container", s.top(t)); err != nil {
+		t.Fatal(err)
+	}
+	fillDisk(t, disk)
+	if err := s.snapshotter.Remove(ctx, "container"); err != nil {
+		t.Fatal(err)
+	}
+	for len(chain) > 0 {
+		top := s.top(t)
+		if err := s.snapshotter.Remove(ctx, top); err != nil {
+			t.Fatal(err)
+		}
+		chain = s.names(t)
+	}
+	if err := s.snapshotter.Cleanup(ctx); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, "snapshotter", "snapshots")); err != nil || len(left) > 0 {
+		t.Errorf("left of snapshots: %v, %v", left, err)
+	}
+	if left, err := s.store.List(); err != nil || len(left) > 0 {
+		t.Errorf("left in the store: %v, %v", left, err)
+	}
+}
+
+// TestCleanupGoesOn: what cannot be discarded is deleted where it is, and what cannot be deleted keeps nothing else.
+func TestCleanupGoesOn(t *testing.T) {
+	needRoot(t)
+	s := newStand(t, fs.FUSE, t.TempDir())
+	dir := filepath.Join(s.root, "snapshotter", "snapshots")
+	long, stuck := strings.Repeat("7", 255), "8" // there is no room for a longer name
+	for _, name := range []string{"1", long, stuck, "9"} {
+		if err := os.MkdirAll(filepath.Join(dir, name, "fs"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	immutable(t, filepath.Join(dir, stuck), "+i")
+	err := s.snapshotter.Cleanup(t.Context())
+	immutable(t, filepath.Join(dir, stuck), "-i")
+	if !errors.Is(err, unix.EPERM) {
+		t.Errorf("cleanup: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != stuck {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := s.snapshotter.Cleanup(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left by the next one: %v, %v", left, err)
+	}
+}
+
+func immutable(t *testing.T, dir, flag string) {
+	t.Helper()
+	if out, err := exec.Command("chattr", flag, dir).CombinedOutput(); err != nil {
+		t.Skipf("chattr: %v %s", err, out)
+	}
+}
+
+// TestFirstStartOnFullDisk leaves a file that is empty, at worst, and no reason to refuse the next start.
+func TestFirstStartOnFullDisk(t *testing.T) {
+	disk := smallDisk(t)
+	s := newStand(t, fs.FUSE, t.TempDir())
+	root := filepath.Join(disk, "root")
+	open := func() error {
+		sn, err := snapshotter.New(t.Context(), snapshotter.Options{Root: root, FS: s.fs, Store: s.store})
+		if err != nil {
+			return err
+		}
+		return sn.Close()
+	}
+	if err := os.MkdirAll(filepath.Join(root, "snapshots"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fillDisk(t, disk)
+	if err := open(); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("on a full disk: %v", err)
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := os.Remove(filepath.Join(disk, "filler0")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "format"), nil, 0o600); err != nil { // what an earlier version left
+		t.Fatal(err)
+	}
+	if err := open(); err != nil {
+		t.Errorf("with room: %v", err)
+	}
+}
