@@ -32,7 +32,7 @@ func BenchmarkFill(b *testing.B) {
 			b.Fatal(err)
 		}
 		began = time.Now()
-		if err := l.Seal(); err != nil {
+		if err := l.Seal(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 		sealing += time.Since(began)

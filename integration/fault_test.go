@@ -68,7 +68,7 @@ func TestFaultsThatPass(t *testing.T) {
 // TestUnreliableRegistry has every kind of fault hit 5 % of all requests for layers, wrong bytes among them, while a container reads its
 // whole image and background fetches it, too: every byte is right.
 func TestUnreliableRegistry(t *testing.T) {
-	eachMount(t, func(t *testing.T, mount string) {
+	eachMountOfAll(t, func(t *testing.T, mount string) {
 		t.Parallel()
 		reg := registry(t)
 		o := daemon(mount)

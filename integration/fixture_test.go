@@ -79,6 +79,16 @@ func eachMount(t *testing.T, test func(t *testing.T, mount string)) {
 	}
 }
 
+// eachMountOfAll is eachMount with SLUICE_TEST_ALL, which "make test-all" sets; else only the way that this kernel chooses: for tests of
+// what lies below all of them, and that take long.
+func eachMountOfAll(t *testing.T, test func(t *testing.T, mount string)) {
+	if os.Getenv("SLUICE_TEST_ALL") == "" {
+		test(t, "auto")
+		return
+	}
+	eachMount(t, test)
+}
+
 // upload pushes an image and returns its reference.
 func upload(t *testing.T, reg *stack.Registry, im *images.Image, name string) string {
 	t.Helper()

@@ -26,7 +26,7 @@ var distinct = newSubject(func(ctx context.Context) (*images.Image, error) { ret
 // test-all" has it, the daemon has the race detector.
 func TestReaders(t *testing.T) {
 	want := unpacked(t, distinct)
-	eachMount(t, func(t *testing.T, mount string) {
+	eachMountOfAll(t, func(t *testing.T, mount string) {
 		reg := registry(t)
 		o := daemon(mount)
 		o.TOML = strings.Replace(o.TOML, "background = false", "background = true", 1)
