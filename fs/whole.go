@@ -128,12 +128,8 @@ func (f *FS) fetchWhole(ctx context.Context, src Source, from *sources) error {
 // mend looks whether the disk still has all of a plain layer, and if not, fetches it again.
 func (f *FS) mend(ctx context.Context, m *mounted) error {
 	st := m.shown.layer.Store()
-	for i := 0; i < st.NumChunks() && ctx.Err() == nil; i++ {
-		st.Has(i)
-	}
-	st.Trim()
-	if ctx.Err() != nil || st.Complete() {
-		return context.Cause(ctx)
+	if err := m.shown.layer.Look(ctx); err != nil || st.Complete() {
+		return err
 	}
 	m.shown.logger.Warn(errLost.Error())
 	src := m.src

@@ -85,8 +85,12 @@ func (b *bulk) measure(ctx context.Context) bool {
 	defer b.l.store.Trim() // it may be long until there is a place for the first range
 	var sum int64
 	stream, first := int64(-1), b.end
-	for i := 0; i < b.end && ctx.Err() == nil; i++ {
-		if b.l.store.Has(i) {
+	for i := range b.end {
+		has, err := b.l.look(ctx, i, b.priority)
+		if err != nil {
+			return false // bulk asks ctx
+		}
+		if has {
 			continue
 		}
 		first = min(first, i)
@@ -100,7 +104,7 @@ func (b *bulk) measure(ctx context.Context) bool {
 	if b.priority == Prefetch {
 		b.limit = min(max(sum/int64(max(prefetchRanges, runtime.GOMAXPROCS(0))), prefetchRangeMin), prefetchRange)
 	}
-	return first < b.end && ctx.Err() == nil
+	return first < b.end
 }
 
 // pass goes once over the chunks. It has at most one range wait for its turn, so that images are treated alike however many
