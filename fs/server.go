@@ -36,6 +36,7 @@ type server struct {
 	logger  io.Closer
 	closing chan struct{} // closed by close: requests that wait are to end
 	ended   chan struct{} // closed when no request is answered any more
+	lost    chan struct{} // closed when that is so although nobody has called close
 
 	userxattr bool // overlays on top have the option
 
@@ -61,6 +62,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*serv
 		trees:         trees,
 		closing:       make(chan struct{}),
 		ended:         make(chan struct{}),
+		lost:          make(chan struct{}),
 		userxattr:     needsUserXattr(),
 		layers:        make(map[uint32]*shown),
 	}
@@ -78,6 +80,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*serv
 		case <-s.closing:
 		default:
 			log.G(ctx).Errorf("FUSE at %s was unmounted or cut off by somebody else; its layers cannot be read any more", dir)
+			close(s.lost)
 		}
 	}()
 	s.refusePoll()
