@@ -194,6 +194,10 @@ func newFS(ctx context.Context, o Options, served string) (*FS, error) {
 	}, nil
 }
 
+// Lost is closed when somebody else has cut off the blob server, as umount -f does. No layer that is not complete can be read from then
+// on, nor mounted: only a new process can help.
+func (f *FS) Lost() <-chan struct{} { return f.server.lost }
+
 // Close stops fetching and serving, and unmounts everything. What still reads from lazy mounts gets EIO, from native ones
 // nothing changes. The store keeps its layers.
 func (f *FS) Close() error {

@@ -24,8 +24,10 @@ type interrupt struct {
 	asked           <-chan struct{} // closed by go-fuse when the kernel asks for an early end
 	closing         <-chan struct{} // closed when the server closes
 	pid             uint32          // of the reading thread, 0 where it has none that we can see
+	waits           func()          // told when the wait begins, by the goroutine that is to wait; may be nil
 
 	watching sync.Once
+	waited   bool // set by watching
 	watcher  sync.WaitGroup
 	quit     chan struct{}
 	done     chan struct{}
@@ -39,7 +41,13 @@ func newInterrupt(ctx context.Context, asked, closing <-chan struct{}, pid uint3
 }
 
 func (c *interrupt) Done() <-chan struct{} {
-	c.watching.Do(func() { c.watcher.Go(c.watch) })
+	c.watching.Do(func() {
+		c.waited = true
+		if c.waits != nil {
+			c.waits()
+		}
+		c.watcher.Go(c.watch)
+	})
 	return c.done
 }
 
@@ -76,11 +84,12 @@ func (c *interrupt) watch() {
 	close(c.done)
 }
 
-// stop ends the watching. go-fuse uses asked for another request afterwards.
-func (c *interrupt) stop() {
+// stop ends the watching, and reports whether there was a wait. go-fuse uses asked for another request afterwards.
+func (c *interrupt) stop() (waited bool) {
 	c.watching.Do(func() {})
 	close(c.quit)
 	c.watcher.Wait()
+	return c.waited
 }
 
 // sigkill is SIGKILL's bit in SigPnd. The kernel adds it to every thread of a process that any signal is about to end.

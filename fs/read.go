@@ -43,7 +43,12 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 		}
 		buf = buf[:min(int64(len(buf)), size-off)]
 		ctx := newInterrupt(context.Background(), cancel, s.closing, in.Pid)
-		defer ctx.stop()
+		ctx.waits = func() { s.wait(buf) }
+		defer func() {
+			if ctx.stop() {
+				s.waiting.Add(-1)
+			}
+		}()
 		n, err = l.layer.ReadAt(ctx, buf, start+off)
 		if errors.Is(err, io.EOF) && n == len(buf) {
 			err = nil

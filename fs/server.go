@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/log"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -21,8 +22,9 @@ const (
 	maxRequest = 1 << 20
 
 	// maxBackground is how many asynchronous READs the kernel lets through at once, for all layers together. A READ that
-	// waits for a registry counts, and those of other layers queue behind it, so there is room for many.
-	maxBackground = 512
+	// waits for a registry counts, and those of other layers, complete ones too, queue behind it, so there is room for more than will
+	// wait: 8 GiB of reads ahead. It is below the 10,000 threads that a Go program may have: where the disk hangs, each READ has one.
+	maxBackground = 8192
 )
 
 // server is the blob server: it answers the kernel's requests for all layers, from what show has been given.
@@ -34,8 +36,11 @@ type server struct {
 	logger  io.Closer
 	closing chan struct{} // closed by close: requests that wait are to end
 	ended   chan struct{} // closed when no request is answered any more
+	lost    chan struct{} // closed when that is so although nobody has called close
 
 	userxattr bool // overlays on top have the option
+
+	waiting atomic.Int64 // READs that wait for a registry
 
 	mu     sync.RWMutex
 	layers map[uint32]*shown // by layer ID
@@ -57,6 +62,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*serv
 		trees:         trees,
 		closing:       make(chan struct{}),
 		ended:         make(chan struct{}),
+		lost:          make(chan struct{}),
 		userxattr:     needsUserXattr(),
 		layers:        make(map[uint32]*shown),
 	}
@@ -74,6 +80,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*serv
 		case <-s.closing:
 		default:
 			log.G(ctx).Errorf("FUSE at %s was unmounted or cut off by somebody else; its layers cannot be read any more", dir)
+			close(s.lost)
 		}
 	}()
 	s.refusePoll()

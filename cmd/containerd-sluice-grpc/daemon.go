@@ -28,6 +28,9 @@ import (
 // A Prepare may be waiting for a registry; containerd tries it again.
 const stopTimeout = 5 * time.Second
 
+// errLost ends the daemon, so that its service manager starts another, which mounts all layers again.
+var errLost = errors.New("the FUSE mount was unmounted or cut off by somebody else (umount -f?): layers cannot be served any more, start again")
+
 // daemon is a running daemon.
 type daemon struct {
 	*parts
@@ -92,13 +95,17 @@ func (d *daemon) listenAndServe(ctx context.Context, c config) error {
 	d.notify(ctx, fmt.Sprintf("READY=1\nMAINPID=%d", os.Getpid()))
 
 	g.Go(func() error {
+		var err error
 		select {
 		case <-ctx.Done(): // told to end, or a server failed
 		case <-d.drained:
+		case <-d.fs.Lost():
+			d.health.Shutdown()
+			err = errLost
 		}
 		d.notify(ctx, "STOPPING=1")
 		stop(server)
-		return pages.Close()
+		return errors.Join(err, pages.Close())
 	})
 	return g.Wait()
 }
