@@ -16,6 +16,18 @@ import (
 
 // chooseMount finds out how EROFS is to be mounted, by trying; nil means that layers are shown as FUSE trees.
 func chooseMount(ctx context.Context, o Options) (*erofsMounter, error) {
+	m, err := tryMounts(ctx, o)
+	if full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT); !full || o.ProbeDir == o.MountDir {
+		return m, err
+	}
+	// What can be mounted from where the mount points are, mostly a tmpfs, can be from everywhere; by files there is more to be had
+	// on a disk, and the next start finds out.
+	log.G(ctx).WithError(err).Warn("the disk is full: whether EROFS can be mounted from it is not to be found out, so it is tried elsewhere")
+	o.ProbeDir = o.MountDir
+	return tryMounts(ctx, o)
+}
+
+func tryMounts(ctx context.Context, o Options) (*erofsMounter, error) {
 	m := &erofsMounter{dir: o.MountDir, readAheadKiB: o.ReadAheadKiB}
 	var refusals []error
 	for _, loop := range map[Mode][]bool{Auto: {false, true}, EROFS: {false, true}, Loop: {true}}[o.Mode] {
@@ -32,7 +44,7 @@ func chooseMount(ctx context.Context, o Options) (*erofsMounter, error) {
 		}
 		m.loop, m.directIO = loop, refusal == nil
 		log.G(ctx).WithField("loop", loop).WithField("directio", m.directIO).Info("layers are mounted as EROFS")
-		if loop && !m.directIO {
+		if !m.directIO {
 			warnCachedTwice(ctx, o.ProbeDir, refusal)
 		}
 		return m, nil
@@ -52,14 +64,14 @@ func withoutEROFS(ctx context.Context, mode Mode, refused error) (*erofsMounter,
 	return nil, nil
 }
 
-// warnCachedTwice says what it costs that loop devices read files in dir by their page cache, and what would help.
+// warnCachedTwice says what it costs that EROFS, or loop devices, read files in dir by their page cache, and what would help.
 func warnCachedTwice(ctx context.Context, dir string, refusal error) {
 	logger := log.G(ctx).WithError(refusal).WithField("folder", dir)
 	if info, err := mount.Lookup(dir); err == nil {
 		logger = logger.WithField("filesystem", info.FSType)
 	}
 	logger.Warn("what is read of complete layers is in memory twice; avoid it by a root folder on a file system with direct I/O, such as ext4 " +
-		"or XFS, on a disk with sectors of 512 bytes")
+		"or XFS, on a disk with sectors of 512 bytes, and by a kernel whose EROFS has the option directio")
 }
 
 // probeName is that of the image and the mount point of a probe. One that was killed leaves them to the next.
