@@ -52,7 +52,7 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 				}
 				continue
 			}
-		} else if f.opts.Background {
+		} else if f.opts.BackgroundOf(m.src.Ref) {
 			if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
 				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
 			}

@@ -84,12 +84,13 @@ type Options struct {
 	Registry  *remote.Registry // required
 	Scheduler *layer.Scheduler // nil means one of its own, with default limits
 
-	Mode            Mode          // "" means Auto
-	NoNative        bool          // leave complete layers on the blob server
-	NoPlain         bool          // do not take plain layers
-	Background      bool          // fetch all of a layer once it is mounted, not only what is read
-	PrefetchTimeout time.Duration // how long Wait waits at most; 0 means 10 s
-	ReadAheadKiB    int           // KiB that the kernel reads ahead in mounts; 0 means 2048
+	Mode            Mode                  // "" means Auto
+	NoNative        bool                  // leave complete layers on the blob server
+	NoPlain         bool                  // do not take plain layers
+	Background      bool                  // fetch all of a layer once it is mounted, not only what is read
+	BackgroundOf    func(ref string) bool // Background for an image, by which its layers go that it is the first to mount; nil means all alike
+	PrefetchTimeout time.Duration         // how long Wait waits at most; 0 means 10 s
+	ReadAheadKiB    int                   // KiB that the kernel reads ahead in mounts; 0 means 2048
 	Observer        layer.Observer
 	Resolved        func(time.Duration) // told how long the registry took for a layer's manifest and TOC; may be nil
 }
@@ -109,6 +110,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.ReadAheadKiB == 0 {
 		o.ReadAheadKiB = defaultReadAheadKiB
+	}
+	if o.BackgroundOf == nil {
+		o.BackgroundOf = func(string) bool { return o.Background }
 	}
 	if o.Scheduler == nil {
 		o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{})

@@ -196,6 +196,26 @@ func TestWait(t *testing.T) {
 		r.fail.Store(0)
 		eventually(t, "background after the outage", func() bool { return n.Status()[0].State == Complete })
 	})
+	t.Run("background by image", func(t *testing.T) {
+		small, big := buildBlob(t, []file{regular("a", noise(4, 400<<10))}), buildBlob(t, []file{regular("b", noise(5, 4<<20))})
+		r, other := newRegistry(t, small), newRegistry(t, big)
+		n := newNode(t, Options{Background: true, BackgroundOf: func(ref string) bool { return ref == other.ref }})
+		path := n.mountLayer(t, r.source(small))
+		n.mountLayer(t, other.source(big))
+		state := func(d digest.Digest) State {
+			for _, s := range n.Status() {
+				if s.Digest == d {
+					return s.State
+				}
+			}
+			return ""
+		}
+		eventually(t, "the other image is complete", func() bool { return state(big.digest) == Complete })
+		if s := state(small.digest); s == Complete {
+			t.Error("an image is complete that nobody reads")
+		}
+		compare(t, path, small.files)
+	})
 	t.Run("background", func(t *testing.T) {
 		r := newRegistry(t, l)
 		n := newNode(t, Options{Background: true})

@@ -36,11 +36,31 @@ type registryConfig struct {
 }
 
 type fetchConfig struct {
-	MemoryLimit     limit    `toml:"memory_limit" doc:"Most memory for everything that is being fetched, however big a layer is."`
-	Concurrency     count    `toml:"concurrency" doc:"Most ranges that are fetched at once, over all layers."`
-	Background      bool     `toml:"background" doc:"Fetch the rest of each layer when nothing more urgent is to be done."`
-	Plain           bool     `toml:"plain" doc:"Take plain layers, which have no table of contents, too: each is fetched as a whole and checked before\nit is mounted. Otherwise containerd downloads and unpacks them, and all layers above them."`
-	PrefetchTimeout duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
+	MemoryLimit        limit    `toml:"memory_limit" doc:"Most memory for everything that is being fetched, however big a layer is."`
+	Concurrency        count    `toml:"concurrency" doc:"Most ranges that are fetched at once, over all layers."`
+	Background         bool     `toml:"background" doc:"Fetch the rest of each layer when nothing more urgent is to be done."`
+	BackgroundLimit    size     `toml:"background_limit" doc:"Most bytes a second that this fetches, over all layers together. \"0\": as many as come."`
+	BackgroundPressure percent  `toml:"background_pressure" doc:"It begins nothing while the kernel says that in more than so many percent of the last ten seconds\na task stalled on IO (the first number of /proc/pressure/io). 0: this does not matter."`
+	Plain              bool     `toml:"plain" doc:"Take plain layers, which have no table of contents, too: each is fetched as a whole and checked before\nit is mounted. Otherwise containerd downloads and unpacks them, and all layers above them."`
+	PrefetchTimeout    duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
+
+	Image []imageConfig `toml:"image" doc:"Tables for images that are treated otherwise. The first one that matches counts, and each has all of\nthese keys. match is a pattern, where * and ? stand for anything but a slash, of the image's reference\nor of its beginning, up to a slash, a colon or an @.\n  [[fetch.image]]\n  match = \"registry.example.com/ml\"\n  background = false"`
+}
+
+// imageConfig is for images, in place of what stands in fetchConfig.
+type imageConfig struct {
+	Match      pattern `toml:"match" doc:"Which images this is for."`
+	Background bool    `toml:"background" doc:"Fetch the rest of each layer of theirs."`
+}
+
+// background says whether all of an image is fetched.
+func (c fetchConfig) background(ref string) bool {
+	for _, image := range c.Image {
+		if image.Match.matches(ref) {
+			return image.Background
+		}
+	}
+	return c.Background
 }
 
 // newConfig returns the default configuration.

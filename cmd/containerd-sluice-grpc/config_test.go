@@ -29,7 +29,7 @@ func TestDefaultConfigRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	if got != newConfig() {
+	if !reflect.DeepEqual(got, newConfig()) {
 		t.Errorf("read back %+v, want %+v", got, newConfig())
 	}
 	for i, line := range strings.Split(out.String(), "\n") {
@@ -59,6 +59,32 @@ func TestReadConfig(t *testing.T) {
 				c.Root, c.Mount, c.LogLevel = directory{"/r"}, mount{fs.FUSE}, level{logrus.WarnLevel}
 				c.Fetch = fetchConfig{MemoryLimit: limit{size{1 << 30}}, Concurrency: 7, PrefetchTimeout: duration{1500 * time.Millisecond}}
 			})},
+		{name: "limits", text: "[fetch]\nbackground_limit = \"20MiB\"\nbackground_pressure = 100\n",
+			want: set(func(c *config) { c.Fetch.BackgroundLimit, c.Fetch.BackgroundPressure = size{20 << 20}, 100 })},
+		{name: "no limits", text: "[fetch]\nbackground_limit = \"0\"\nbackground_pressure = 0\n", want: newConfig()},
+		{name: "limit without a unit", text: "[fetch]\nbackground_limit = 5\n", err: `FILE:2: fetch.background_limit: want a string such as "0", found 5`},
+		{name: "percents", text: "fetch.background_pressure = 101\n[registry]\n", err: "FILE:1: fetch.background_pressure: want a whole number from 0 to 100, found 101"},
+		{name: "negative percents", text: "fetch.background_pressure = -1\n", err: "FILE:1: fetch.background_pressure: must be at least 0, found -1"},
+		{name: "percents as a string", text: "fetch.background_pressure = \"5%\"\n", err: `FILE:1: fetch.background_pressure: want a whole number from 0 to 100, found "5%"`},
+		{name: "images", text: "[fetch]\nplain = false\n[[fetch.image]]\nmatch = \"a.example.com/*\"\nbackground = false\n[[fetch.image]]\nBackground = true\nmatch = \"b\"\n[registry]\nmax_attempts = 2\n",
+			want: set(func(c *config) {
+				c.Fetch.Plain, c.Registry.MaxAttempts = false, 2
+				c.Fetch.Image = []imageConfig{{pattern{"a.example.com/*"}, false}, {pattern{"b"}, true}}
+			})},
+		{name: "images with mistakes", text: "[[fetch.image]]\nmatch = \"\"\nbackground = 1\n[[fetch.image]]\nmatch = \"[\"\nmatch = \"b\"\nback = true\n[[fetch.image]]\n",
+			err: "FILE:2: fetch.image.match: must not be empty\n" +
+				"FILE:3: fetch.image.background: want true or false, found 1\n" +
+				"FILE:4: fetch.image: has no background\n" +
+				"FILE:5: fetch.image.match: \"[\" is not a pattern like \"registry.example.com/*/app\"\n" +
+				"FILE:6: fetch.image.match: stands on line 5 already\n" +
+				"FILE:7: unknown key \"fetch.image.back\" (nearest known: \"fetch.image.background\")\n" +
+				"FILE:8: fetch.image: has no match\n" +
+				"FILE:8: fetch.image: has no background"},
+		{name: "images, written otherwise", text: "[[fetch.Image]]\nmatch = \"x\"\nbackground = true\n", err: "FILE:1: fetch.image: want [[fetch.image]], found [[fetch.Image]]"},
+		{name: "one image", text: "[fetch.image]\nmatch = \"x\"\n", err: "FILE:1: fetch.image: want tables, each below a [[header]], found a table"},
+		{name: "images inline", text: "[fetch]\nimage = [{match = \"x\", background = true}]\n", err: "FILE:2: fetch.image: want tables, each below a [[header]], found an array"},
+		{name: "key of all images", text: "fetch.image.match = \"x\"\n", err: "FILE:1: fetch.image: want tables, each below a [[header]], found a table"},
+		{name: "twice, written otherwise", text: "root = \"/a\"\nRoot = \"/b\"\n", err: "FILE:2: root: stands on line 1 already"},
 		{name: "unknown key", text: "\nrooot = \"/x\"\n", err: `FILE:2: unknown key "rooot" (nearest known: "root")`},
 		{name: "unknown key in a table", text: "[fetch]\nmemory = \"1GiB\"\n", err: `FILE:2: unknown key "fetch.memory" (nearest known: "fetch.memory_limit")`},
 		{name: "wrong table", text: "[registry]\nconcurrency = 1\n", err: `FILE:2: unknown key "registry.concurrency" (nearest known: "fetch.concurrency")`},
@@ -116,7 +142,7 @@ func TestReadConfig(t *testing.T) {
 			}
 			got, err := readConfig(name, true)
 			if test.err == "" {
-				if err != nil || got != test.want {
+				if err != nil || !reflect.DeepEqual(got, test.want) {
 					t.Errorf("got %+v, %v, want %+v", got, err, test.want)
 				}
 				return
@@ -131,7 +157,7 @@ func TestReadConfig(t *testing.T) {
 
 func TestMissingConfig(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "none.toml")
-	if c, err := readConfig(name, false); err != nil || c != newConfig() {
+	if c, err := readConfig(name, false); err != nil || !reflect.DeepEqual(c, newConfig()) {
 		t.Errorf("optional: got %+v, %v", c, err)
 	}
 	if _, err := readConfig(name, true); err == nil {
@@ -151,12 +177,67 @@ func TestKeysAreDocumented(t *testing.T) {
 			if isTable(field.Type) {
 				check(field.Type)
 			}
+			if isTables(field.Type) {
+				check(field.Type.Elem())
+			}
 		}
 	}
 	check(reflect.TypeFor[config]())
 }
 
+// TestImageExample checks the example that `config default` has, and which images get what.
+func TestImageExample(t *testing.T) {
+	var out bytes.Buffer
+	if err := writeConfig(&out, newConfig()); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(name, []byte(strings.ReplaceAll(out.String(), "\n#   ", "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readConfig(name, true)
+	if err != nil || len(c.Fetch.Image) != 1 {
+		t.Fatalf("got %+v, %v", c.Fetch.Image, err)
+	}
+	for ref, want := range map[string]bool{
+		"registry.example.com/ml/torch:2.1":            false,
+		"registry.example.com/ml@sha256:0123":          false,
+		"registry.example.com/mlops/app:1":             true,
+		"docker.io/registry.example.com/ml/torch:2.1":  true,
+		"registry.example.com/web/registry.example:ml": true,
+	} {
+		if got := c.Fetch.background(ref); got != want {
+			t.Errorf("%s: background %v", ref, got)
+		}
+	}
+}
+
+func TestBackgroundOfImages(t *testing.T) {
+	c := fetchConfig{Background: false, Image: []imageConfig{
+		{pattern{"*/library/python:3.?"}, true}, {pattern{"docker.io/library"}, false}, {pattern{"localhost:5000/*/app"}, true}, {pattern{"*"}, false}, {pattern{"docker.io"}, true},
+	}}
+	for ref, want := range map[string]bool{
+		"docker.io/library/python:3.9":  true,
+		"docker.io/library/python:3.12": false,
+		"docker.io/library/redis:7":     false,
+		"localhost:5000/team/app:1":     true,
+		"localhost:5000/team/app2:1":    false,
+		"docker.io/team/app:1":          false, // the first that matches
+	} {
+		if got := c.background(ref); got != want {
+			t.Errorf("%s: background %v", ref, got)
+		}
+	}
+	for _, c := range []fetchConfig{{Background: true}, {Background: false}} {
+		if c.background("docker.io/library/redis:7") != c.Background {
+			t.Error("an image without a table of its own is not like all")
+		}
+	}
+}
+
 func FuzzReadConfig(f *testing.F) {
+	f.Add([]byte("[[fetch.image]]\nmatch = \"a/*\"\nbackground = true\n[[fetch.image]]\nmatch = 'b'\nbackground = false\n"))
+	f.Add([]byte("[fetch]\nbackground_pressure = 20\nimage = [{}]\n"))
 	f.Add([]byte("root = \"/x\"\n[fetch]\nmemory_limit = \"1MiB\"\n"))
 	f.Add([]byte("roott = 1\n[a.b]\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -182,7 +263,7 @@ func FuzzReadConfig(f *testing.F) {
 		if err := os.WriteFile(name, out.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if again, err := readConfig(name, true); err != nil || again != c {
+		if again, err := readConfig(name, true); err != nil || !reflect.DeepEqual(again, c) {
 			t.Fatalf("%+v reads back as %+v, %v", c, again, err)
 		}
 	})

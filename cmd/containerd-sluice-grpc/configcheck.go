@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -51,6 +52,7 @@ type checker struct {
 	parser   unstable.Parser
 	defaults config
 	seen     map[string]int // keys and headers of tables, and their lines
+	element  element
 	problems []problem
 }
 
@@ -60,11 +62,14 @@ func (k *checker) walk() {
 	for k.parser.NextExpression() {
 		switch e := k.parser.Expression(); e.Kind {
 		case unstable.Table, unstable.ArrayTable:
+			k.finish()
 			var name string
 			table, name = k.find(root, "", e)
 			prefix = name + "."
 			switch {
 			case !table.IsValid(): // said already
+			case isTables(table.Type()) && e.Kind == unstable.ArrayTable:
+				table = k.begin(e, name, table)
 			case !isTable(table.Type()):
 				k.report(e, name, want(table), "a table")
 				table = reflect.Value{}
@@ -77,6 +82,42 @@ func (k *checker) walk() {
 			if table.IsValid() {
 				k.keyValue(table, prefix, e)
 			}
+		}
+	}
+	if k.parser.Error() == nil {
+		k.finish()
+	}
+}
+
+// element is a table of an array.
+type element struct {
+	name  string
+	table reflect.Value
+	line  int // of its header
+}
+
+// begin begins a table of an array. Its keys may be in others too. To the TOML package a header that is written otherwise begins
+// another array, in place of the one before.
+func (k *checker) begin(e *unstable.Node, name string, tables reflect.Value) reflect.Value {
+	if found := written(e); found != name {
+		k.report(e, name, "[["+name+"]]", "[["+found+"]]")
+	}
+	maps.DeleteFunc(k.seen, func(key string, _ int) bool { return strings.HasPrefix(key, name+".") })
+	k.element = element{name, reflect.New(tables.Type().Elem()).Elem(), k.lineOf(e)}
+	return k.element.table
+}
+
+// finish reports the keys that are missing in a table of an array: they have no defaults.
+func (k *checker) finish() {
+	e := k.element
+	k.element = element{}
+	if !e.table.IsValid() {
+		return
+	}
+	for i := range e.table.NumField() {
+		key := e.table.Type().Field(i).Tag.Get("toml")
+		if _, ok := k.seen[e.name+"."+key]; !ok {
+			k.problems = append(k.problems, problem{e.line, fmt.Sprintf("%s: has no %s", e.name, key)})
 		}
 	}
 }
@@ -114,8 +155,9 @@ func (k *checker) find(table reflect.Value, prefix string, e *unstable.Node) (re
 		if name != "" {
 			name += "."
 		}
+		v, part = field(v, part)
 		name += part
-		if v = field(v, part); !v.IsValid() {
+		if !v.IsValid() {
 			for i.Next() {
 				name += "." + string(i.Node().Data)
 			}
@@ -126,15 +168,24 @@ func (k *checker) find(table reflect.Value, prefix string, e *unstable.Node) (re
 	return v, name
 }
 
+// written is the key of an expression as it stands in the file.
+func written(e *unstable.Node) string {
+	var parts []string
+	for i := e.Key(); i.Next(); {
+		parts = append(parts, string(i.Node().Data))
+	}
+	return strings.Join(parts, ".")
+}
+
 // field is the field of a struct that a key stands for, without regard to case,
-// as the TOML package has it.
-func field(v reflect.Value, key string) reflect.Value {
+// as the TOML package has it, and the name of it.
+func field(v reflect.Value, key string) (reflect.Value, string) {
 	for i := range v.NumField() {
-		if strings.EqualFold(v.Type().Field(i).Tag.Get("toml"), key) {
-			return v.Field(i)
+		if name := v.Type().Field(i).Tag.Get("toml"); strings.EqualFold(name, key) {
+			return v.Field(i), name
 		}
 	}
-	return reflect.Value{}
+	return reflect.Value{}, key
 }
 
 func (k *checker) report(e *unstable.Node, name, want, found string) {
@@ -173,31 +224,47 @@ func checkValue(v reflect.Value, found *unstable.Node) error {
 		}
 		return typed.UnmarshalText(found.Data)
 	}
-	kinds := map[reflect.Kind]unstable.Kind{reflect.String: unstable.String, reflect.Bool: unstable.Bool, reflect.Uint32: unstable.Integer}
+	kinds := map[reflect.Kind]unstable.Kind{
+		reflect.String: unstable.String, reflect.Bool: unstable.Bool, reflect.Uint32: unstable.Integer, reflect.Uint8: unstable.Integer,
+	}
 	if found.Kind != kinds[v.Kind()] {
 		return wrong
 	}
-	if v.Kind() == reflect.Uint32 {
+	if least, most, ok := bounds(v); ok {
 		n, err := strconv.ParseInt(string(found.Data), 0, 64)
 		switch {
-		case err != nil || n > math.MaxUint32:
+		case err != nil || n > most:
 			return wrong
-		case n < 1:
-			return fmt.Errorf("must be at least 1, found %d", n)
+		case n < least:
+			return fmt.Errorf("must be at least %d, found %d", least, n)
 		}
 	}
 	return nil
 }
 
+// bounds are the whole numbers that a key takes, if it takes any.
+func bounds(v reflect.Value) (least, most int64, ok bool) {
+	switch v.Interface().(type) {
+	case count:
+		return 1, math.MaxUint32, true
+	case percent:
+		return 0, 100, true
+	}
+	return 0, 0, false
+}
+
 // want says what kind of value a key takes.
 func want(v reflect.Value) string {
+	if least, most, ok := bounds(v); ok {
+		return fmt.Sprintf("a whole number from %d to %d", least, most)
+	}
 	switch {
+	case isTables(v.Type()):
+		return "tables, each below a [[header]]"
 	case isTable(v.Type()):
 		return "a table"
 	case v.Kind() == reflect.Bool:
 		return "true or false"
-	case v.Kind() == reflect.Uint32:
-		return fmt.Sprintf("a whole number from 1 to %d", uint32(math.MaxUint32))
 	}
 	if example := literal(v); example != `""` {
 		return "a string such as " + example

@@ -23,7 +23,7 @@ func writeTable(b *strings.Builder, v reflect.Value, name string) {
 	var tables []int
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
-		if isTable(field.Type) {
+		if isTable(field.Type) || isTables(field.Type) {
 			tables = append(tables, i)
 			continue
 		}
@@ -33,12 +33,23 @@ func writeTable(b *strings.Builder, v reflect.Value, name string) {
 	}
 	for _, i := range tables {
 		field := v.Type().Field(i)
+		full := name + field.Tag.Get("toml")
 		b.WriteString("\n")
 		writeDoc(b, field)
-		fmt.Fprintf(b, "[%s%s]\n", name, field.Tag.Get("toml"))
-		writeTable(b, v.Field(i), name+field.Tag.Get("toml")+".")
+		if isTables(field.Type) {
+			for j := range v.Field(i).Len() {
+				fmt.Fprintf(b, "[[%s]]\n", full)
+				writeTable(b, v.Field(i).Index(j), full+".")
+			}
+			continue
+		}
+		fmt.Fprintf(b, "[%s]\n", full)
+		writeTable(b, v.Field(i), full+".")
 	}
 }
+
+// isTables says whether a type holds any number of tables.
+func isTables(t reflect.Type) bool { return t.Kind() == reflect.Slice && isTable(t.Elem()) }
 
 // isTable says whether a type holds keys, and not a value.
 func isTable(t reflect.Type) bool {

@@ -72,6 +72,9 @@ func keys(t reflect.Type, prefix string) (names []string) {
 		if isTable(field.Type) {
 			names = append(names, keys(field.Type, name+".")...)
 		}
+		if isTables(field.Type) {
+			names = append(names, keys(field.Type.Elem(), name+".")...)
+		}
 	}
 	return names
 }

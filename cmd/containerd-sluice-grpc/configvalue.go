@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -125,6 +126,38 @@ func (d *duration) UnmarshalText(b []byte) error {
 
 // count is a number that is at least 1.
 type count uint32
+
+// percent is a number from 0 to 100.
+type percent uint8
+
+// pattern says which images something is for.
+type pattern struct{ string }
+
+func (p *pattern) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		return errors.New("must not be empty")
+	}
+	if _, err := path.Match(string(b), ""); err != nil {
+		return fmt.Errorf("%q is not a pattern like \"registry.example.com/*/app\"", b)
+	}
+	p.string = string(b)
+	return nil
+}
+
+func (p *pattern) String() string { return p.string }
+
+// matches reports whether the pattern, which is a valid one, is that of an image's reference or of its beginning.
+func (p *pattern) matches(ref string) bool {
+	for i := range len(ref) + 1 {
+		if i < len(ref) && !strings.ContainsRune("/:@", rune(ref[i])) {
+			continue
+		}
+		if ok, _ := path.Match(p.string, ref[:i]); ok {
+			return true
+		}
+	}
+	return false
+}
 
 // size is a number of bytes, written with a unit.
 type size struct{ bytes int64 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/log"
+
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs"
 	"github.com/sluice-snapshotter/sluice/fs/layer"
@@ -47,6 +49,9 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 	p.scheduler = layer.NewScheduler(layer.SchedulerOptions{
 		MemoryLimit: c.Fetch.MemoryLimit.bytes,
 		Concurrency: int(c.Fetch.Concurrency),
+
+		BackgroundLimit:    c.Fetch.BackgroundLimit.bytes,
+		BackgroundPressure: pressure(ctx, c.Fetch),
 	})
 	p.fs, err = fs.New(ctx, fs.Options{
 		StateDir:  c.State.string,
@@ -61,11 +66,23 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		// Zero means a default to these, and none to whoever wrote it.
 		PrefetchTimeout: max(c.Fetch.PrefetchTimeout.Duration, time.Nanosecond),
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),
-		Background:      c.Fetch.Background,
+		BackgroundOf:    c.Fetch.background,
 		Observer:        m.observer(),
 		Resolved:        m.resolved,
 	})
 	return p, err
+}
+
+// pressure is the setting of that name, 0 where the kernel does not say what the pressure is.
+func pressure(ctx context.Context, c fetchConfig) int {
+	if c.BackgroundPressure == 0 {
+		return 0
+	}
+	if _, err := layer.IOPressure(); err != nil {
+		log.G(ctx).WithError(err).Warn("fetch.background_pressure is ignored: this kernel does not tell (CONFIG_PSI, psi=1)")
+		return 0
+	}
+	return int(c.BackgroundPressure)
 }
 
 func registry(c registryConfig, m *metrics) *remote.Registry {

@@ -138,16 +138,18 @@ func (b *bulk) pass(ctx context.Context) error {
 // launch waits for a place for the next range, until going ends, and launches it. There is no place if there is nothing to fetch,
 // and no flight if what there was has come otherwise meanwhile.
 func (b *bulk) launch(ctx, going context.Context) (_ *flight, place *entrant, waited time.Duration) {
-	memory := b.peek()
-	if memory == 0 {
+	s := b.ahead(math.MaxInt64)
+	if len(s.chunks) == 0 {
 		return nil, nil, 0
 	}
 	start := time.Now()
-	place = &entrant{priority: b.priority, bytes: memory, image: b.l.ref}
+	place = &entrant{priority: b.priority, bytes: b.l.memory(s), image: b.l.ref, blob: s.size}
 	if err := b.l.scheduler.ranges.enter(going, place); err != nil {
 		return nil, nil, 0
 	}
-	return b.pick(ctx, memory), place, time.Since(start)
+	f := b.pick(ctx, place.bytes)
+	b.settle(place, f)
+	return f, place, time.Since(start)
 }
 
 // one fetches one range. What goes wrong is an error only if it is not tried again.
@@ -183,13 +185,15 @@ func (b *bulk) tell() {
 	b.first()
 }
 
-// peek returns the memory that the next range takes, 0 if there is none.
-func (b *bulk) peek() int64 {
-	s := b.ahead(math.MaxInt64)
-	if len(s.chunks) == 0 {
-		return 0
+// settle tells the scheduler what is fetched in a place, where that is not what the place was asked for.
+func (b *bulk) settle(place *entrant, f *flight) {
+	var size int64
+	if f != nil {
+		size = f.size
 	}
-	return b.l.memory(s)
+	if size != place.blob {
+		b.l.scheduler.ranges.fetches(place, size)
+	}
 }
 
 // pick launches the next range, if there is one that takes at most so much memory.

@@ -15,6 +15,7 @@ type gate struct {
 	bytes  [priorities]int64 // how many bytes they may hold together then
 	// trickle is how often one of Background may enter while higher priorities are inside; 0: whenever there is room.
 	trickle time.Duration
+	brake   *brake // of Background; nil if it has none
 
 	mu        sync.Mutex
 	inside    [priorities]int
@@ -22,6 +23,7 @@ type gate struct {
 	held      int64          // bytes
 	waiting   [priorities][]*entrant
 	heldSince time.Time                 // since when Background is held back by trickle
+	release   *time.Timer               // calls dispatch when the brake may let go; nil if it has never held
 	calm      [priorities]chan struct{} // closed when nothing above the priority is inside any more; nil if nobody waits for that
 }
 
@@ -30,6 +32,7 @@ type entrant struct {
 	priority Priority // it changes, under gate.mu, while it waits
 	bytes    int64
 	image    string          // whose it is
+	blob     int64           // bytes that it fetches, for the brake
 	raised   <-chan struct{} // closed when it becomes Demand; nil if that does not happen
 
 	admitted bool // guarded by gate.mu
@@ -95,6 +98,7 @@ func (g *gate) abandon(e *entrant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if e.admitted {
+		g.revise(e, 0)
 		g.depart(e)
 		return
 	}
@@ -160,6 +164,9 @@ func (g *gate) setPlaces(p Priority, n int) {
 func (g *gate) dispatch() {
 	for p := Demand; p >= Background; p-- {
 		for len(g.waiting[p]) > 0 {
+			if p == Background && g.braked() {
+				return
+			}
 			e := g.next(p)
 			if !g.fits(e) {
 				return
@@ -168,6 +175,47 @@ func (g *gate) dispatch() {
 			g.admit(e)
 		}
 	}
+}
+
+// braked reports whether the brake holds, and sees to it that dispatch is called when that may be over. g.mu is held.
+func (g *gate) braked() bool {
+	wait := g.brake.hold()
+	if wait <= 0 {
+		return false
+	}
+	if g.release == nil {
+		g.release = time.AfterFunc(wait, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.dispatch()
+		})
+	} else {
+		g.release.Reset(wait)
+	}
+	return true
+}
+
+// fetches says that one inside fetches so many bytes, rather than what it thought.
+func (g *gate) fetches(e *entrant, bytes int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.revise(e, bytes)
+	g.dispatch()
+}
+
+// revise changes what the brake has charged. g.mu is held.
+func (g *gate) revise(e *entrant, bytes int64) {
+	if e.priority == Background {
+		g.brake.refund(e.blob - bytes)
+		e.blob = bytes
+	}
+}
+
+// pressed reports whether Background is held back because tasks stall on IO.
+func (g *gate) pressed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.brake != nil && g.brake.high
 }
 
 // next returns whose turn it is among those that wait with a priority. g.mu is held.
@@ -191,6 +239,9 @@ func (g *gate) admit(e *entrant) {
 		g.images = make(map[string]int)
 	}
 	g.images[e.image]++
+	if e.priority == Background {
+		g.brake.charge(e.blob)
+	}
 	e.admitted = true
 	close(e.ready)
 }

@@ -25,6 +25,13 @@ type SchedulerOptions struct {
 	// TailMemory is bytes of the ends of blobs, which come along with TOCs, until their contents are stored. What has no room is fetched
 	// again when it is needed. 0 means an eighth of MemoryLimit, less than 0 none.
 	TailMemory int64
+
+	// BackgroundLimit is bytes of blobs that Background fetches a second, over all layers together; 0 means no limit. More than
+	// that comes for as long as a range takes; it then does nothing until that is made up for.
+	BackgroundLimit int64
+	// BackgroundPressure is the percent of IOPressure above which Background starts no range; 0 means that it does not matter.
+	BackgroundPressure int
+	IOPressure         func() (percent float64, err error) // nil means the function of that name; called once a second at most
 }
 
 // Scheduler decides which range is fetched next. One serves all layers of a node.
@@ -32,7 +39,8 @@ type SchedulerOptions struct {
 // Background begins with a quarter of the ranges, gets as many more as make it faster (see pilot), and takes at most three
 // quarters of ranges and memory; prefetch leaves an eighth of both, so that a reader does not have to wait for either to end.
 // While something more urgent is active, background starts no more than one range a second, and neither it nor prefetch
-// reads on in those under way, for a second each. Within a priority images take turns.
+// reads on in those under way, for a second each. Within a priority images take turns. BackgroundLimit and BackgroundPressure
+// hold background alone, and only ranges that have not begun: no reader ever waits for them.
 // A range that alone exceeds the memory limit is admitted when nothing else is under way.
 type Scheduler struct {
 	limit   int64
@@ -56,6 +64,9 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 	if o.TailMemory == 0 {
 		o.TailMemory = o.MemoryLimit / 8
 	}
+	if o.IOPressure == nil {
+		o.IOPressure = IOPressure
+	}
 	n, m := o.Concurrency, o.MemoryLimit
 	cores := runtime.GOMAXPROCS(0)
 	s := &Scheduler{
@@ -65,6 +76,7 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			places:  [priorities]int{Background: max(1, n/4), Prefetch: n - (n+7)/8, Demand: n},
 			bytes:   [priorities]int64{Background: m - m/4, Prefetch: m - m/8, Demand: m},
 			trickle: backgroundTrickle,
+			brake:   &brake{rate: max(o.BackgroundLimit, 0), most: float64(max(o.BackgroundPressure, 0)), pressure: o.IOPressure},
 		},
 		cores: &gate{
 			places: [priorities]int{Background: max(1, cores/2), Prefetch: cores, Demand: cores},
@@ -90,7 +102,7 @@ func (s *Scheduler) landed(r Range, yielded bool, requests int) {
 		s.pilot.limit(max(1, requests/2)) // those of readers are not to queue behind background's
 	}
 	switch {
-	case r.Priority != Background || yielded:
+	case r.Priority != Background || yielded || s.ranges.pressed():
 		s.pilot.disturb()
 	case r.Err == nil:
 		s.pilot.landed(r.Blob)
