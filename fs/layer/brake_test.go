@@ -49,8 +49,12 @@ func (l *ledger) watch(h *harness, rate int64) {
 
 // The limit is one for all layers. It is reached, is exceeded by no more than a range, and keeps neither readers nor places waiting.
 func TestBackgroundLimit(t *testing.T) {
+	t.Run("slow", func(t *testing.T) { limitTo(t, 1<<20) })
+	t.Run("fast", func(t *testing.T) { limitTo(t, 16<<20) })
+}
+
+func limitTo(t *testing.T, rate int64) {
 	synctest.Test(t, func(t *testing.T) {
-		const rate = 1 << 20
 		s := NewScheduler(SchedulerOptions{TailMemory: -1, BackgroundLimit: rate})
 		l := ledger{start: time.Now()}
 		var layers []*harness
@@ -84,10 +88,10 @@ func TestBackgroundLimit(t *testing.T) {
 		if l.bytes < 8<<20 {
 			t.Fatalf("only %d bytes came in the background", l.bytes)
 		}
-		if most := int64(backgroundRange + rate*brakeSlack.Seconds()); l.burst > most {
+		if most := int64(backgroundRange + float64(rate)*brakeSlack.Seconds()); l.burst > most {
 			t.Errorf("%d bytes ahead of the rate, want at most %d", l.burst, most)
 		}
-		if want := time.Duration(float64(l.bytes) / rate * float64(time.Second)); l.last > want {
+		if want := time.Duration(float64(l.bytes) / float64(rate) * float64(time.Second)); l.last > want {
 			t.Errorf("took %v for %d bytes, which the limit allows in %v", l.last, l.bytes, want)
 		}
 		for _, h := range layers {
@@ -116,6 +120,59 @@ func TestBrakeRevised(t *testing.T) {
 		for range 3 {
 			l.leaves(Background)
 		}
+	})
+}
+
+// A range that has come otherwise while it waited costs the other layers nothing, nor does one that is given up.
+func TestBrakeRefunds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewScheduler(SchedulerOptions{TailMemory: -1, BackgroundLimit: backgroundRange / 2})
+		start := time.Now()
+		first, second := open(t, bigLayer(), withScheduler(s)), open(t, bigLayer(), withScheduler(s))
+		ctx, stop := context.WithCancel(t.Context())
+		var filling sync.WaitGroup
+		filling.Go(func() { _ = first.Fill(ctx) })
+		synctest.Wait() // it waits for its second range
+		first.mustCheck(0, len(first.want))
+		filling.Go(func() { _ = second.Fill(ctx) })
+		time.Sleep(2*time.Second - time.Since(start))
+		synctest.Wait()
+		if len(second.blob.seen()) == 0 {
+			t.Error("it waits until a range is paid for that was not fetched")
+		}
+		stop()
+		filling.Wait()
+		first.close()
+		second.close()
+
+		g := NewScheduler(SchedulerOptions{BackgroundLimit: 1}).ranges
+		gone := &entrant{priority: Background, blob: 1000}
+		if err := g.enter(t.Context(), gone); err != nil {
+			t.Fatal(err)
+		}
+		g.abandon(gone)
+		if d := g.brake.hold(); d > 0 {
+			t.Errorf("held for %v by what was given up", d)
+		}
+	})
+}
+
+// What comes while nothing may begin says nothing of how many ranges are best.
+func TestPressureDisturbsPilot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewScheduler(SchedulerOptions{BackgroundPressure: 20, IOPressure: func() (float64, error) { return 40, nil }})
+		landed := Range{Priority: Background, Blob: 1}
+		if s.landed(landed, false, 0); s.pilot.start.IsZero() {
+			t.Fatal("nothing is measured")
+		}
+		l := &line{t: t, gate: s.ranges}
+		ctx, stop := context.WithCancel(t.Context())
+		l.queue(ctx, "held", Background, 1)
+		if s.landed(landed, false, 0); !s.pilot.start.IsZero() {
+			t.Error("the measurement goes on")
+		}
+		stop()
+		l.expect("!held")
 	})
 }
 
