@@ -11,7 +11,7 @@ const (
 	aheadRange = 4 << 20 // of what is fetched ahead
 
 	// aheadData is the most bytes that the window may become, as readAheadData is for what is read ahead at first.
-	aheadData = 8 * readAheadData
+	aheadData = 4 * readAheadData
 
 	// jitter is how far from where a sequential reader is expected it may be: the kernel has several reads under way at once, and
 	// who goes through directories does not meet files exactly as the layer has them.
