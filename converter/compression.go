@@ -23,7 +23,7 @@ var levelsOf = map[toc.Format]levels{
 	toc.ZstdChunked: {1, 22, 3},
 }
 
-// compression is estargz's own, with times of modification to the nanosecond in the TOC. estargz rounds them to seconds,
+// compression is estargz's own but for gzip.go, with times of modification to the nanosecond in the TOC. estargz rounds them to seconds,
 // which the tar entries are not; RFC 3339 has fractions, and readers take them.
 type compression struct {
 	estargz.Compressor
@@ -47,7 +47,7 @@ func newCompression(o Options, times map[string]time.Time) *compression {
 		c.Decompressor = new(zstdchunked.Decompressor)
 		return c
 	}
-	c.Compressor, c.Decompressor = estargz.NewGzipCompressorWithLevel(level), new(estargz.GzipDecompressor)
+	c.Compressor, c.Decompressor = newGzipCompressor(level), new(estargz.GzipDecompressor)
 	return c
 }
 

@@ -84,7 +84,9 @@ func (l *Layer) cursor(first int, missed bool) *cursor {
 		oldest = new(cursor)
 		t.list = append(t.list, oldest)
 	}
-	*oldest = cursor{next: first, front: first, window: l.readAhead(), used: t.time}
+	// A window less than a chunk brings nothing: readers of large files would wait for chunk after chunk until it has grown.
+	window := max(l.readAhead(), l.store.Chunk(first).BlobSize)
+	*oldest = cursor{next: first, front: first, window: window, used: t.time}
 	return oldest
 }
 

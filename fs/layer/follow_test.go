@@ -115,3 +115,19 @@ func TestReadAheadOfLink(t *testing.T) {
 		})
 	}
 }
+
+// A file whose chunks are larger than the first window is read ahead of from its second chunk on too.
+func TestFollowLargeChunks(t *testing.T) {
+	p := make([]byte, 32<<20)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(p)
+	h := open(t, build(map[string][]byte{"f": p}, estargz.WithChunkSize(4<<20), estargz.WithCompressionLevel(0)), nil)
+	for i := range h.Store().NumChunks() {
+		c := h.Store().Chunk(i)
+		h.mustCheck(c.DataOffset, int(c.Size))
+		h.flights.Wait()
+	}
+	noOverlap(t, h.blob.seen())
+	if n := h.blob.demands(); n > 2 {
+		t.Errorf("a sequential reader had to wait %d times", n)
+	}
+}
