@@ -84,7 +84,7 @@ func TestHuge(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s.Cache.Bytes > images.HugeBytes/16 {
+		if s.Cache.Bytes > images.HugeBytes/8 { // a few windows of what is fetched ahead
 			t.Errorf("%d bytes on disk", s.Cache.Bytes)
 		}
 	})
