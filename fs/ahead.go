@@ -61,6 +61,10 @@ func (a *ahead) drop(l *openLayer) bool {
 // openMounted opens a layer to be mounted, or goes on with one that is open.
 func (f *FS) openMounted(ctx context.Context, src Source) (*openLayer, error) {
 	l := f.ahead.take(src.Digest)
+	if l != nil && src.plain() { // it was opened for an image that has a TOC for it
+		f.closeAhead(ctx, l)
+		l = nil
+	}
 	if l == nil {
 		return f.open(ctx, src)
 	}

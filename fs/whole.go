@@ -142,6 +142,9 @@ func (f *FS) mend(ctx context.Context, m *mounted) error {
 		}
 	}
 	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) { return nil, f.fetchWhole(ctx, src, m.places) })
+	if err == nil && !st.Complete() { // it was somebody else's look for the layer
+		err = errLost
+	}
 	return err
 }
 

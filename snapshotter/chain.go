@@ -68,10 +68,15 @@ func (s *Snapshotter) ensure(ctx context.Context, chain []snapshot) error {
 }
 
 func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
-	if s.fs.Mounted(src.Digest) {
-		return nil
+	mounted, err := s.fs.Source(src.Digest)
+	if err != nil {
+		return s.mount(ctx, src)
 	}
-	return s.mount(ctx, src)
+	if mounted.TOCDigest != src.TOCDigest || mounted.DiffID != src.DiffID {
+		return fmt.Errorf("it is mounted for %s as something else: with TOC %q and diffID %q, not %q and %q",
+			mounted.Ref, mounted.TOCDigest, mounted.DiffID, src.TOCDigest, src.DiffID)
+	}
+	return nil
 }
 
 // lowers returns the directory of each snapshot of a chain, topmost first. The

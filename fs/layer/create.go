@@ -82,9 +82,10 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 	return c, nil
 }
 
-// fetchTOC fetches a TOC as one more range under way, so that background leaves the link to it.
+// fetchTOC fetches a TOC as one more range that is waited for, so that all else leaves the link to it, and layers that are slow to come
+// no place away.
 func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
-	place := &entrant{priority: Prefetch, bytes: toc.TailSize, image: o.Ref}
+	place := &entrant{priority: Demand, bytes: toc.TailSize, image: o.Ref}
 	if err := o.Scheduler.ranges.enter(r.ctx, place); err != nil {
 		return nil, err
 	}

@@ -37,6 +37,17 @@ func (f *flight) priority() Priority {
 	return min(f.base, Prefetch)
 }
 
+// turn is the flight's work before a gate. A reader that comes while it waits there raises it.
+func (f *flight) turn(image string) *entrant {
+	e := &entrant{priority: f.priority(), image: image}
+	select {
+	case <-f.raised: // by one who may be gone
+	default:
+		e.raised = f.raised
+	}
+	return e
+}
+
 // wait counts a reader in. Layer.mu is held.
 func (f *flight) wait() {
 	f.waiters.Add(1)

@@ -26,6 +26,9 @@ const (
 	// decodeRoom is what most streams decompress to besides their chunks (toc.Format.Room).
 	decodeRoom = 4 << 10
 
+	// smallData is how much a stream may decompress to in any case, without being counted in the least.
+	smallData = 128 << 10
+
 	// zstdWindow is the most history that fs/toc lets a zstd frame have.
 	zstdWindow = 32 << 20
 )
@@ -41,9 +44,10 @@ type job struct {
 // whole reports whether the span is fetched by jobs.
 func (s *span) whole() bool { return s.longest <= wholeStream && s.deepest <= wholeData }
 
-// jobMemory returns the bytes that a job of the span holds at most.
+// jobMemory returns the bytes that a job of the span holds at most. Of a span that is not fetched by jobs it is what the largest could.
 func (s *span) jobMemory() int64 {
-	return bufferSize(max(min(s.size, jobSize), s.longest)) + bufferSize(s.deepest+decodeRoom)
+	stream := min(max(min(s.size, jobSize), s.longest), wholeStream)
+	return bufferSize(stream) + bufferSize(max(min(s.deepest, wholeData)+decodeRoom, smallData))
 }
 
 // jobs returns how many jobs of a flight over the span there may be at once: one of many takes a quarter of the memory limit at most.
@@ -51,16 +55,19 @@ func (l *Layer) jobs(s span) int64 {
 	return min(max(l.scheduler.limit/4/s.jobMemory(), 1), jobsAtOnce, s.size/jobSize+1)
 }
 
-// memory returns the bytes that a flight over the span holds.
+// memory returns the bytes that a flight over the span holds at most. No part of the span that begins with it takes more: who has been
+// given so much for the span may fetch what is still missing of it.
 func (l *Layer) memory(s span) int64 {
+	job := s.jobMemory()
+	n := min(min(jobsAtOnce, s.size/jobSize+1)*job, max(l.scheduler.limit/4, job))
 	if s.whole() {
-		return l.jobs(s) * s.jobMemory()
+		return n
 	}
-	n := bufferSize(s.largest) + rangeOverhead
+	stream := bufferSize(s.largest) + rangeOverhead
 	if l.format == toc.ZstdChunked {
-		n += min(s.deepest, zstdWindow) // the decoder's history
+		stream += min(s.deepest, zstdWindow) // the decoder's history
 	}
-	return n
+	return max(n, stream)
 }
 
 // cut takes the next job from want. It ends with a stream that a reader waits for, who is not to wait for more.
@@ -95,7 +102,7 @@ func (w *worker) readers(p *pending) int {
 
 // do decodes a job when it is its turn, and stores its chunks.
 func (w *worker) do(j job) error {
-	turn := &entrant{priority: w.f.priority(), image: w.ref, raised: w.f.raised}
+	turn := w.f.turn(w.ref)
 	if err := w.scheduler.cores.enter(w.f.ctx, turn); err != nil {
 		return err
 	}
@@ -135,7 +142,8 @@ func (w *worker) decode(src []byte, want []*pending) error {
 func (l *Layer) unpack(src []byte, chunks []int, take func(i int, data []byte) error) (n int, why, err error) {
 	last := l.store.Chunk(chunks[len(chunks)-1])
 	least := int(last.InnerOffset + last.Size)
-	buf := l.scheduler.buffers.get(int64(l.format.Room(src, least)))
+	room := min(l.format.Room(src, least), max(least+decodeRoom, smallData)) // which is what counts as taken
+	buf := l.scheduler.buffers.get(int64(room))
 	defer l.scheduler.buffers.put(buf)
 	have, why := l.format.Decode(*buf, src, least)
 	for i, chunk := range chunks {
@@ -242,7 +250,7 @@ type core struct {
 func (c *core) Read(p []byte) (int, error) {
 	c.leave()
 	n, err := c.body.Read(p)
-	turn := &entrant{priority: c.f.priority(), image: c.image, raised: c.f.raised}
+	turn := c.f.turn(c.image)
 	if err := c.gate.enter(c.f.ctx, turn); err != nil {
 		return n, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -45,10 +46,10 @@ func (l *Layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	result := Hit
 	var kept map[int]piece
 	first, end, present := l.chunksOf(off, int64(len(p)))
-	if end > first {
-		l.follow(first, end, !present)
-	}
-	if !present {
+	switch {
+	case present && end > first:
+		l.follow(first, end, false)
+	case !present:
 		result = Miss
 		var err error
 		if kept, err = l.demand(ctx, p, off, first, end); err != nil {
@@ -101,9 +102,11 @@ func (l *Layer) demand(ctx context.Context, p []byte, off int64, first, end int)
 
 // obtain waits until chunks [first, end) are in the store or kept in r. It returns the chunk that an error is about.
 func (l *Layer) obtain(ctx context.Context, r *read, first, end int) (int, error) {
-	for ; first < end; first++ {
-		for l.missing(r, first) {
-			waits := l.join(r, first, end)
+	follow := sync.OnceFunc(func() { l.follow(first, end, true) })
+	for i := first; i < end; i++ {
+		for l.missing(r, i) {
+			waits := l.join(r, i, end)
+			follow() // when what is waited for is on its way
 			chunk, err := l.await(ctx, waits)
 			l.part(r, waits)
 			if err != nil {

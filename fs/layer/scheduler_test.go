@@ -3,11 +3,15 @@ package layer
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // line is a gate and those who want in, in a synctest bubble.
@@ -355,5 +359,36 @@ func TestPilot(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Whoever was given memory for a span has enough for what is still missing of it, at its beginning or later.
+func TestMemoryOfParts(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		l := &Layer{scheduler: NewScheduler(SchedulerOptions{MemoryLimit: 1 << (20 + rng.IntN(9))}), format: toc.EStargz}
+		if rng.IntN(2) == 0 {
+			l.format = toc.ZstdChunked
+		}
+		var s span
+		off, last := int64(0), int64(0)
+		for i := range 20 {
+			c := cache.Chunk{BlobOffset: off, BlobSize: 1 + rng.Int64N(1<<(10+rng.IntN(16))), Size: 1 + rng.Int64N(1<<(10+rng.IntN(17)))}
+			for part := range 1 + rng.IntN(3) {
+				c.InnerOffset += int64(part) * c.Size
+				if !s.add(i, c, 1<<40) {
+					t.Fatal("a chunk was not taken")
+				}
+				n := l.memory(s)
+				if n < last {
+					t.Fatalf("%d bytes for %+v, %d without its last chunk", n, s, last)
+				}
+				if used := l.jobs(s) * s.jobMemory(); s.whole() && used > n {
+					t.Fatalf("%d bytes are reserved for %+v, which takes %d", n, s, used)
+				}
+				last = n
+			}
+			off += c.BlobSize
+		}
 	}
 }

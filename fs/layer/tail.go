@@ -130,7 +130,7 @@ func (l *Layer) storeTail(t *tail) {
 
 // leisurely calls f when no TOC is waiting to be laid out, which a pull waits for, and background may decode.
 func (l *Layer) leisurely(f func() error) error {
-	for _, g := range []*gate{l.scheduler.layouts, l.scheduler.cores} {
+	for _, g := range []*gate{l.scheduler.cores, l.scheduler.layouts} { // in this order: nobody inside of layouts waits for a core
 		turn := &entrant{priority: Background, image: l.ref}
 		if err := g.enter(l.life, turn); err != nil {
 			return err

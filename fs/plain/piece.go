@@ -128,8 +128,8 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 			s.fetched(int64(p.n), waited, began, err)
 			if err != nil {
 				failed.set(err)
+				cancel(err) // first: once the users are told, they give back buffers that others still fill
 				p.fail(err)
-				cancel(err)
 			}
 		})
 	}
