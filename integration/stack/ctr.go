@@ -3,12 +3,8 @@ package stack
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 )
 
@@ -70,21 +66,12 @@ func (n *Node) Unmount(ctx context.Context, c Container, dir string) error {
 	return err
 }
 
-// Run runs a container of an image that was pulled, to its end, and returns what it printed. Its error has that too.
+// Run runs a container of an image that was pulled, to its end, and returns its standard output. A busy machine may lose the end
+// of what a container writes fast (the shim gives up draining after a while): large results leave by a mounted folder.
 func (n *Node) Run(ctx context.Context, c Container) (string, error) {
-	// By the shim into a file, and not by pipes to ctr: of a container that ends at once ctr loses the output now and then.
-	log := filepath.Join(n.dir, "out-"+strings.ToLower(rand.Text()))
-	defer os.Remove(log)
-	c.Flags = append(slices.Clone(c.Flags), "--log-uri", "file://"+log)
-	err := n.run(ctx, c, io.Discard)
-	out, readErr := os.ReadFile(log)
-	switch {
-	case err != nil:
-		return string(out), fmt.Errorf("%w\n%s", err, out)
-	case readErr != nil:
-		return "", readErr
-	}
-	return string(out), nil
+	var out strings.Builder
+	err := n.run(ctx, c, &out)
+	return out.String(), err
 }
 
 // run runs a container with its standard output going to out.
