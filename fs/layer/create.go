@@ -17,8 +17,7 @@ const layoutMemory = 16
 // creation is a layer on its way from a TOC to the store.
 type creation struct {
 	scheduler *Scheduler
-	memory    int64
-	turn      *entrant
+	turn      *entrant // with the memory that it takes
 	info      cache.Info
 	layout    *toc.Layout
 	tail      *tail
@@ -61,9 +60,11 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
-	c := &creation{scheduler: o.Scheduler, memory: raw.Size() * layoutMemory}
-	c.turn = &entrant{priority: Demand, bytes: c.memory, image: o.Ref}
-	c.tail = &tail{Blob: o.Blob, offset: raw.Tail.Offset, bytes: raw.Tail.Bytes}
+	c := &creation{
+		scheduler: o.Scheduler,
+		turn:      &entrant{priority: Demand, bytes: raw.Size() * layoutMemory, image: o.Ref},
+		tail:      &tail{Blob: o.Blob, offset: raw.Tail.Offset, bytes: raw.Tail.Bytes},
+	}
 	if err := c.begin(r.ctx); err != nil {
 		return nil, fmt.Errorf("read TOC: %w", err)
 	}
@@ -114,7 +115,7 @@ func (c *creation) begin(ctx context.Context) error {
 func (c *creation) end() {
 	c.layout = nil
 	c.scheduler.layouts.leave(c.turn)
-	c.scheduler.heap.end(c.memory)
+	c.scheduler.heap.end(c.turn.bytes)
 }
 
 // write is what the store has its files from.
