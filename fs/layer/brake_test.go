@@ -104,6 +104,7 @@ func limitTo(t *testing.T, rate int64) {
 func TestBrakeRevised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(t, SchedulerOptions{BackgroundLimit: 100})
+		l.gate.steer(3)
 		first := &entrant{priority: Background, bytes: 1, blob: 1000}
 		l.add(t.Context(), "first", first)
 		l.add(t.Context(), "second", &entrant{priority: Background, bytes: 1, blob: 1000})

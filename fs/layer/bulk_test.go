@@ -209,7 +209,7 @@ func TestFillThroughOutage(t *testing.T) {
 		if d := time.Since(start); d > outage+2*lastRetry {
 			t.Errorf("took %v after an outage of %v", d, outage)
 		}
-		if n := len(told); n < 5 || n > 40*h.scheduler.ranges.places[Background] || !errors.Is(told[0], errReset) {
+		if n := len(told); n < 5 || n > 40*h.scheduler.ranges.steered || !errors.Is(told[0], errReset) {
 			t.Errorf("told of %d errors: %v", n, told)
 		}
 		h.close()

@@ -16,6 +16,7 @@ type gate struct {
 	// trickle is how often one of Background may enter while higher priorities are inside; 0: whenever there is room.
 	trickle time.Duration
 	brake   *brake // of Background; nil if it has none
+	steered int    // how many of Background there may be, by the pilot; 0: as many as have a place
 
 	mu        sync.Mutex
 	inside    [priorities]int
@@ -152,11 +153,11 @@ func (g *gate) holding() int64 {
 	return g.held
 }
 
-// setPlaces changes how many may be inside when one of a priority enters.
-func (g *gate) setPlaces(p Priority, n int) {
+// steer sets how many of Background may be inside.
+func (g *gate) steer(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.places[p] = n
+	g.steered = n
 	g.dispatch()
 }
 
@@ -248,11 +249,19 @@ func (g *gate) admit(e *entrant) {
 
 func (g *gate) fits(e *entrant) bool {
 	p := e.priority
-	if p == Background && g.trickle > 0 && g.above(Background) > 0 && time.Since(g.heldSince) < g.trickle {
+	if p == Background && !g.open() {
 		return false
 	}
 	inside := g.inside[Background] + g.above(Background)
 	return inside == 0 || inside < g.places[p] && g.held+e.bytes <= g.bytes[p]
+}
+
+// open reports whether Background may go in as far as the pilot and what is more urgent are concerned. g.mu is held.
+func (g *gate) open() bool {
+	if g.steered > 0 && g.inside[Background] >= g.steered {
+		return false
+	}
+	return g.trickle == 0 || g.above(Background) == 0 || time.Since(g.heldSince) >= g.trickle
 }
 
 // above counts what is inside with a priority higher than p.

@@ -6,13 +6,17 @@ import (
 )
 
 const (
-	pilotGain  = 1.1 // by what factor more places must be faster to be kept
-	pilotPause = 32  // so many measurements after a vain attempt the next one is made
+	pilotStart  = 2    // places to begin with: while one range is asked for, the other comes
+	pilotGain   = 1.1  // by what factor more places must be faster to be kept
+	pilotLoss   = 0.95 // what part of the speed fewer places must leave to be kept
+	pilotPause  = 32   // so many measurements after a vain attempt the next one is made
+	pilotRanges = 8    // of a measurement, at least
 )
 
 // pilot finds out how many ranges Background is to have under way: one host may serve each connection slowly, or be far away, and
-// then more of them are faster; once the link, the disk or decoding is the limit, more would only be in the way of readers. It
-// measures while nothing else is going on, and climbs as long as that helps.
+// then more of them are faster; once the link, the disk or decoding is the limit, more would only be in the way of readers, because
+// what is under way cannot be called back. It measures while nothing else is going on, climbs as long as that helps, and then tries
+// now and again whether fewer would do, and whether more help now.
 type pilot struct {
 	steer func(places int)
 	most  int
@@ -22,9 +26,10 @@ type pilot struct {
 	start  time.Time // of this measurement; zero if none is under way
 	ranges int       // that landed since
 	bytes  int64
-	before int     // places that were not worth leaving, while more are tried; else 0
+	before int     // places that were left to try others; 0 if none are tried
 	rate   float64 // bytes a second with them
-	pause  int     // measurements until more are tried
+	down   bool    // fewer are tried, or will be next
+	pause  int     // measurements until others are tried
 }
 
 // disturb gives the present measurement up: something else had the link.
@@ -40,7 +45,7 @@ func (p *pilot) limit(places int) {
 	defer p.mu.Unlock()
 	if p.places > places {
 		p.fly(places)
-		p.before, p.pause, p.start = 0, pilotPause, time.Time{}
+		p.before, p.down, p.pause, p.start = 0, false, pilotPause, time.Time{}
 	}
 }
 
@@ -55,7 +60,7 @@ func (p *pilot) landed(bytes int64) {
 	}
 	p.ranges++
 	p.bytes += bytes
-	if p.ranges < 2*p.places || now.Equal(p.start) {
+	if p.ranges < max(pilotRanges, 2*p.places) || now.Equal(p.start) {
 		return
 	}
 	p.judge(float64(p.bytes) / now.Sub(p.start).Seconds())
@@ -64,18 +69,33 @@ func (p *pilot) landed(bytes int64) {
 
 // judge decides after a measurement.
 func (p *pilot) judge(rate float64) {
+	worth := pilotGain
+	if p.down {
+		worth = pilotLoss
+	}
 	switch {
-	case p.before > 0 && rate < p.rate*pilotGain:
+	case p.before > 0 && rate < p.rate*worth:
 		p.fly(p.before)
-		p.before, p.pause = 0, pilotPause
+		p.before, p.down, p.pause = 0, !p.down, pilotPause
 	case p.pause > 0:
 		p.pause--
-	case p.places < p.most:
-		p.before, p.rate = p.places, rate
-		p.fly(min(p.places+max(1, p.places/2), p.most))
 	default:
-		p.before = 0
+		p.try(rate)
 	}
+}
+
+// try leaves the present places, which are so fast, for fewer or more.
+func (p *pilot) try(rate float64) {
+	places := min(p.places+max(1, p.places/2), p.most)
+	if p.down {
+		places = max(p.places-max(1, p.places/3), min(pilotStart, p.places))
+	}
+	if places == p.places {
+		p.before, p.down, p.pause = 0, !p.down, pilotPause
+		return
+	}
+	p.before, p.rate = p.places, rate
+	p.fly(places)
 }
 
 func (p *pilot) fly(places int) {

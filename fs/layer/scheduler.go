@@ -36,8 +36,8 @@ type SchedulerOptions struct {
 
 // Scheduler decides which range is fetched next. One serves all layers of a node.
 //
-// Background begins with a quarter of the ranges, gets as many more as make it faster (see pilot), and takes at most three
-// quarters of ranges and memory; prefetch leaves an eighth of both, so that a reader does not have to wait for either to end.
+// Background has as few ranges under way as leave it at full speed (see pilot), and enters only while at most three quarters of ranges
+// and memory are taken; prefetch leaves an eighth of both, so that a reader does not have to wait for either to end.
 // While something more urgent is active, background starts no more than one range a second, and neither it nor prefetch
 // reads on in those under way, for a second each. Within a priority images take turns. BackgroundLimit and BackgroundPressure
 // hold background alone, and only ranges that have not begun: no reader ever waits for them.
@@ -68,12 +68,13 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 		o.IOPressure = IOPressure
 	}
 	n, m := o.Concurrency, o.MemoryLimit
+	most := max(1, n-n/4)
 	cores := runtime.GOMAXPROCS(0)
 	s := &Scheduler{
 		limit: m,
-		pilot: pilot{places: max(1, n/4), most: max(1, n-n/4)},
+		pilot: pilot{places: min(pilotStart, most), most: most},
 		ranges: &gate{
-			places:  [priorities]int{Background: max(1, n/4), Prefetch: n - (n+7)/8, Demand: n},
+			places:  [priorities]int{Background: most, Prefetch: n - (n+7)/8, Demand: n},
 			bytes:   [priorities]int64{Background: m - m/4, Prefetch: m - m/8, Demand: m},
 			trickle: backgroundTrickle,
 			brake:   &brake{rate: max(o.BackgroundLimit, 0), most: float64(max(o.BackgroundPressure, 0)), pressure: o.IOPressure},
@@ -91,7 +92,8 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 		tails: tailBudget{left: o.TailMemory},
 		heap:  heap{free: debug.FreeOSMemory},
 	}
-	s.pilot.steer = func(places int) { s.ranges.setPlaces(Background, places) }
+	s.pilot.steer = s.ranges.steer
+	s.ranges.steer(s.pilot.places)
 	return s
 }
 

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -104,19 +105,25 @@ func TestGateOrder(t *testing.T) {
 	})
 }
 
-// Background gets a quarter of the places and three quarters of the bytes.
+// Background gets as many places as the pilot gives it, and three quarters of the bytes.
 func TestGateLeavesRoom(t *testing.T) {
 	for name, tt := range map[string]struct {
 		options    SchedulerOptions
 		bytes      int64
+		places     int // that the pilot gives
 		background int
 	}{
-		"places": {SchedulerOptions{Concurrency: 16}, 1, 4},
-		"bytes":  {SchedulerOptions{Concurrency: 100, MemoryLimit: 1600}, 100, 12},
+		"to begin with": {SchedulerOptions{Concurrency: 16}, 1, pilotStart, 2},
+		"places":        {SchedulerOptions{Concurrency: 16}, 1, 4, 4},
+		"most":          {SchedulerOptions{Concurrency: 16}, 1, 16, 12},
+		"bytes":         {SchedulerOptions{Concurrency: 100, MemoryLimit: 1600}, 100, 75, 12},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLine(t, tt.options)
+				if tt.places != pilotStart {
+					l.gate.steer(tt.places)
+				}
 				ctx, cancel := context.WithCancel(t.Context())
 				for _, c := range []struct {
 					p    Priority
@@ -175,22 +182,29 @@ func TestGateUnblocks(t *testing.T) {
 	})
 }
 
-// Background gives way to what is urgent, but not for ever.
+// Background gives way to what is urgent, but not for ever, however much of that there is.
 func TestGateTrickle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLine(t, SchedulerOptions{})
-		l.queue(t.Context(), "read", Demand, 1)
+		l.gate.steer(3)
+		for range 2 {
+			l.queue(t.Context(), "read", Demand, 1)
+			l.queue(t.Context(), "read ahead", Prefetch, 1)
+		}
 		for range 3 {
 			l.queue(t.Context(), "fill", Background, 1)
 		}
-		l.expect("read")
+		l.expect("read", "read ahead", "read", "read ahead")
 		time.Sleep(backgroundTrickle - 1)
 		l.expect()
 		time.Sleep(backgroundTrickle / 2)
 		l.expect("fill")
 		time.Sleep(backgroundTrickle)
 		l.expect("fill")
-		l.leaves(Demand)
+		for range 2 {
+			l.leaves(Demand)
+			l.leaves(Prefetch)
+		}
 		l.expect("fill")
 	})
 }
@@ -322,43 +336,65 @@ func TestGateRaise(t *testing.T) {
 	})
 }
 
-// The pilot gives background more places as long as that makes it faster, and takes back what does not.
+// The pilot gives background more places as long as that makes it faster, takes back what does not, and finds its way back when more
+// are no longer of use.
 func TestPilot(t *testing.T) {
 	for name, tt := range map[string]struct {
 		rate func(places int) float64 // bytes a second
 		want int
 	}{
 		"each connection is slow": {func(n int) float64 { return float64(n) * 1e6 }, 12},
-		"one is enough":           {func(int) float64 { return 1e8 }, 4},
+		"two are enough":          {func(int) float64 { return 1e8 }, 2},
 		"up to a limit":           {func(n int) float64 { return float64(min(n, 6)) * 1e6 }, 6},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := NewScheduler(SchedulerOptions{})
-				land := func() {
-					time.Sleep(time.Duration(1e6 / tt.rate(s.pilot.places) * float64(time.Second)))
-					s.landed(Range{Blob: 1e6}, false, 0)
-				}
-				for range 200 {
-					land()
-				}
-				if got := s.ranges.places[Background]; got != tt.want {
-					t.Errorf("%d places, want %d", got, tt.want)
-				}
-				s.landed(Range{Priority: Demand}, false, 0)
+				p := newPiloted(t)
+				p.land(200, tt.rate)
+				p.expect("after a climb", tt.want)
+				p.landed(Range{Priority: Demand}, false, 0)
 				time.Sleep(time.Hour) // which says nothing of the rate
-				for range 200 {
-					land()
-				}
-				if got := s.ranges.places[Background]; got != tt.want {
-					t.Errorf("after a disturbance %d places, want %d", got, tt.want)
-				}
-				s.landed(Range{}, false, 5)
-				if got := s.ranges.places[Background]; got != 2 {
-					t.Errorf("%d places where the host allows 5 requests", got)
-				}
+				p.land(200, tt.rate)
+				p.expect("after a disturbance", tt.want)
+				p.land(20000, func(int) float64 { return 1e8 })
+				p.expect("when two are enough", 2)
+				p.land(20000, tt.rate)
+				p.expect("when they are not any more", tt.want)
 			})
 		})
+	}
+}
+
+// A host that is asked too much takes places away at once.
+func TestPilotLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPiloted(t)
+		p.land(200, func(n int) float64 { return float64(n) * 1e6 })
+		p.landed(Range{}, false, 5)
+		p.expect("where the host allows 5 requests", 2)
+	})
+}
+
+// piloted is a scheduler whose background ranges land at a given rate.
+type piloted struct {
+	*Scheduler
+	t *testing.T
+}
+
+func newPiloted(t *testing.T) piloted { return piloted{NewScheduler(SchedulerOptions{}), t} }
+
+func (p piloted) land(ranges int, rate func(places int) float64) {
+	for range ranges {
+		time.Sleep(time.Duration(1e6 / rate(p.pilot.places) * float64(time.Second)))
+		p.landed(Range{Blob: 1e6}, false, 0)
+	}
+}
+
+// expect looks at the places that are kept, not at those of an attempt that is under way.
+func (p piloted) expect(when string, want int) {
+	p.t.Helper()
+	if got := cmp.Or(p.pilot.before, p.ranges.steered); got != want {
+		p.t.Errorf("%s: %d places, want %d", when, got, want)
 	}
 }
 
