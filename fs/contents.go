@@ -57,12 +57,16 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
 			}
 		}
-		if !f.native() || slices.Contains(m.ways.kinds(), erofsNative) {
+		if f.erofs == nil || slices.Contains(m.ways.kinds(), erofsNative) {
 			return
 		}
 		select {
 		case <-m.shown.layer.Store().Whole():
 		case <-ctx.Done():
+			return
+		}
+		f.erofs.arrived(ctx, m.shown.id, m.shown.layer.Store().DataPath())
+		if !f.native() {
 			return
 		}
 		if m.src.plain() && !pause(ctx, f.settling) {

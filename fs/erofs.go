@@ -23,43 +23,80 @@ type erofsMounter struct {
 	loop         bool // by loop devices: the kernel does not mount files
 	directIO     bool // EROFS, or the loop devices, can be told to read files past their page cache, so that contents are in memory once
 
-	mu sync.Mutex // one mount at a time, so that the new backing device is that of the new mount
+	mu   sync.Mutex          // one mount at a time, so that the new backing device is that of the new mount
+	bdis map[string][]string // of lazy mounts, by mount point
 }
 
 // lazy mounts image with a blob of the server as its device, and returns where.
 func (m *erofsMounter) lazy(ctx context.Context, id uint32, image, blob string) (string, error) {
+	point := filepath.Join(m.dir, treeName(id))
 	// What the server has no cached pages of needs no option to be read past them.
-	return m.mount(ctx, filepath.Join(m.dir, treeName(id)), m.readAheadKiB, erofsImage{image: image, device: blob})
+	bdis, err := m.mount(ctx, point, m.readAheadKiB, erofsImage{image: image, device: blob})
+	if err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.bdis == nil {
+		m.bdis = make(map[string][]string)
+	}
+	m.bdis[point] = bdis
+	return point, nil
+}
+
+// arrived says that all that a lazy mount shows is in a data file by now: reading far ahead costs no more than it does there.
+func (m *erofsMounter) arrived(ctx context.Context, id uint32, data string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	readAhead(ctx, m.bdis[filepath.Join(m.dir, treeName(id))], m.diskReadAhead(data))
 }
 
 // native mounts image with a data file as its device, and returns where.
 func (m *erofsMounter) native(ctx context.Context, id uint32, image, data string) (string, error) {
-	// As far as overlayfs would have it on the same disk, if that is more.
-	readAhead := max(m.readAheadKiB, diskReadAhead(data))
-	return m.mount(ctx, filepath.Join(m.dir, treeName(id)+nativeSuffix), readAhead, erofsImage{image: image, device: data, directIO: m.directIO})
-}
-
-func (m *erofsMounter) mount(ctx context.Context, point string, readAheadKiB int, im erofsImage) (string, error) {
-	if err := os.Mkdir(point, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err
-	}
-	im.loop = m.loop
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	bdis, err := im.mount(point)
+	point := filepath.Join(m.dir, treeName(id)+nativeSuffix)
+	_, err := m.mount(ctx, point, m.diskReadAhead(data), erofsImage{image: image, device: data, directIO: m.directIO})
 	if err != nil {
-		return "", errors.Join(err, os.Remove(point))
-	}
-	for _, name := range bdis {
-		if err := setReadAhead(name, readAheadKiB); err != nil {
-			log.G(ctx).WithError(err).Debug("raise readahead of an EROFS mount")
-		}
+		return "", err
 	}
 	return point, nil
 }
 
+// diskReadAhead is how far a mount reads ahead in a data file, in KiB: as far as overlayfs would on the same disk, if that is more than
+// what is set.
+func (m *erofsMounter) diskReadAhead(data string) int {
+	return max(m.readAheadKiB, diskReadAhead(data))
+}
+
+// mount returns the backing devices of the new mount, as far as they can be told.
+func (m *erofsMounter) mount(ctx context.Context, point string, readAheadKiB int, im erofsImage) (bdis []string, err error) {
+	if err := os.Mkdir(point, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	im.loop = m.loop
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	bdis, err = im.mount(point)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(point))
+	}
+	readAhead(ctx, bdis, readAheadKiB)
+	return bdis, nil
+}
+
+// readAhead sets how far mounts read ahead; without that they work too.
+func readAhead(ctx context.Context, bdis []string, kib int) {
+	for _, name := range bdis {
+		if err := setReadAhead(name, kib); err != nil {
+			log.G(ctx).WithError(err).Debug("raise readahead of an EROFS mount")
+		}
+	}
+}
+
 // unmount takes a mount away, also while it is in use: who has it open keeps it until then.
 func (m *erofsMounter) unmount(point string) error {
+	m.mu.Lock()
+	delete(m.bdis, point)
+	m.mu.Unlock()
 	err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	switch {
 	case errors.Is(err, unix.ENOENT): // the whole folder was withdrawn, and goes with all that is in it

@@ -205,19 +205,24 @@ func TestReadAhead(t *testing.T) {
 	})
 }
 
-// TestNativeReadAhead: a native mount reads ahead as far as its disk, if that is more than what was asked for.
-func TestNativeReadAhead(t *testing.T) {
-	l := buildBlob(t, []file{regular("file", noise(1, 1000))})
-	n := newNode(t, Options{Mode: Loop, ReadAheadKiB: 4, Background: true})
-	n.mountLayer(t, newRegistry(t, l).source(l))
-	m := n.settled(t, l)
-	disk := diskReadAhead(m.shown.layer.Store().DataPath())
-	if disk <= 4 {
-		t.Skipf("the disk of the store is read ahead by %d KiB", disk)
-	}
-	// The mount's readahead is that of the loop device below it, which can be looked at as a disk is.
-	if got := diskReadAhead(n.path(t, l, "reader")); got != disk {
-		t.Errorf("readahead is %d KiB, the disk's is %d", got, disk)
+// TestCompleteReadAhead: mounts of a layer that is complete, the lazy one too, read ahead as far as its disk, if that is more than what was
+// asked for.
+func TestCompleteReadAhead(t *testing.T) {
+	for _, noNative := range []bool{false, true} {
+		t.Run(fmt.Sprintf("native %t", !noNative), func(t *testing.T) {
+			l := buildBlob(t, []file{regular("file", noise(1, 1000))})
+			n := newNode(t, Options{Mode: Loop, ReadAheadKiB: 4, Background: true, NoNative: noNative})
+			n.mountLayer(t, newRegistry(t, l).source(l))
+			m := n.settled(t, l)
+			disk := diskReadAhead(m.shown.layer.Store().DataPath())
+			if disk <= 4 {
+				t.Skipf("the disk of the store is read ahead by %d KiB", disk)
+			}
+			// The mount's readahead is that of the loop device below it, which can be looked at as a disk is.
+			if got := diskReadAhead(n.path(t, l, "reader")); got != disk {
+				t.Errorf("readahead is %d KiB, the disk's is %d", got, disk)
+			}
+		})
 	}
 	if got := diskReadAhead("/nonexistent"); got != 0 {
 		t.Errorf("%d KiB without a file", got)
