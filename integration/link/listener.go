@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -33,9 +34,13 @@ func listen(h http.Handler) (*listener, error) {
 	return l, nil
 }
 
+// sendBuffer is the bytes that a connection holds for a client that does not read. What leaves the link has crossed the line, so
+// there must not be much room behind it: a sender's buffer is on the other end of a line.
+const sendBuffer = 2 * pieceSize
+
 // serve starts a server on ln; the caller holds mu or is the constructor.
 func (l *listener) serve(ln net.Listener) {
-	server := &http.Server{Handler: l.handler, ReadHeaderTimeout: time.Minute}
+	server := &http.Server{Handler: l.handler, ReadHeaderTimeout: time.Minute, ConnContext: shrink}
 	served := make(chan struct{})
 	l.server, l.served = server, served
 	go func() {
@@ -43,6 +48,13 @@ func (l *listener) serve(ln net.Listener) {
 		// The error is ErrServerClosed, or the reason for which every client fails at once and loudly.
 		_ = server.Serve(ln)
 	}()
+}
+
+func shrink(ctx context.Context, c net.Conn) context.Context {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(sendBuffer) // fails only on a connection that is gone already
+	}
+	return ctx
 }
 
 func (l *listener) refuse() error {

@@ -2,7 +2,7 @@ package report
 
 import "github.com/sluice-snapshotter/sluice/integration/bench/result"
 
-const waitText = "Reads of contents that are not on the node, one after another, at random places of a large file: how long each waits for its " +
+const waitText = "Reads of contents that are not on the node, one after another with up to 100 ms in between, at random places of a large file: how long each waits for its " +
 	"chunk, alone and while the rest of the image comes in the background. Chunks that have come before their read do not count. Ratios are to " +
 	result.WaitBaseline + "."
 

@@ -1,6 +1,7 @@
 package wait
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,13 +16,17 @@ import (
 	"github.com/sluice-snapshotter/sluice/integration/stream"
 )
 
-const page = 4 << 10
+const (
+	page    = 4 << 10
+	thought = 100 * time.Millisecond // between two reads, at most
+)
 
 // reader reads the first page of each chunk of a file once, in a random order.
 type reader struct {
-	file  *os.File
-	order []int
-	buf   [page]byte
+	file   *os.File
+	order  []int
+	random *rand.Rand
+	buf    [page]byte
 }
 
 func open(path string, seed uint64) (*reader, error) {
@@ -37,10 +42,23 @@ func open(path string, seed uint64) (*reader, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), f.Close())
 	}
-	return &reader{file: f, order: rand.New(rand.NewPCG(seed, 0)).Perm(int(info.Size() / stream.ChunkBytes))}, nil
+	random := rand.New(rand.NewPCG(seed, 0))
+	return &reader{file: f, order: random.Perm(int(info.Size() / stream.ChunkBytes)), random: random}, nil
 }
 
 func (r *reader) close() { _ = r.file.Close() } // it was only read
+
+// think lets a random time pass, in which the background has the link for itself: a reader that never stops would be its only user.
+func (r *reader) think(ctx context.Context) error {
+	t := time.NewTimer(time.Duration(r.random.Int64N(int64(thought))))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // next reads a chunk and returns how long that took.
 func (r *reader) next() (time.Duration, error) {

@@ -79,6 +79,9 @@ func (t trial) read(ctx context.Context, file string) (map[result.Measure]float6
 	var waits []float64
 	present := 0
 	for len(waits) < t.misses {
+		if err := r.think(ctx); err != nil {
+			return nil, err
+		}
 		wait, err := r.next()
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return nil, err
