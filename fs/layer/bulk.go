@@ -14,6 +14,14 @@ import (
 // if that is more. Four ranges hide a round trip of 50 ms.
 const prefetchRanges = 4
 
+// The rest of a layer without a prefetch list that comes in so many seconds is what a program that starts from it will read next, if
+// anything is. Measured at 10 ms and 100 MB/s: python starts in 0.70 s with background, in 0.79 s without; with a list in 0.56 s where
+// background goes on in the pauses, in 0.48 s where it does not.
+const (
+	momentSeconds = 0.7
+	unknownMoment = 32 << 20 // bytes, as long as the link is not known
+)
+
 // bulk fetches chunks [0, end) in order, in large ranges. What to fetch next is chosen when the scheduler admits it, so
 // what came otherwise meanwhile is passed over.
 type bulk struct {
@@ -26,7 +34,8 @@ type bulk struct {
 	soon     int       // when chunks [0, soon) are in the store, first is called
 	first    func()    // once; nil if nobody wants to know
 
-	next int // chunks before it were seen to
+	next    int  // chunks before it were seen to
+	patient bool // in lulls, as the scheduler knows them
 }
 
 // Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error. If not nil,
@@ -101,10 +110,19 @@ func (b *bulk) measure(ctx context.Context) bool {
 	}
 	b.next = first
 	b.limit = backgroundRange
+	b.patient = b.l.store.Info().PrefetchChunks > 0 || sum > b.l.moment()
 	if b.priority == Prefetch {
 		b.limit = min(max(sum/int64(max(prefetchRanges, runtime.GOMAXPROCS(0))), prefetchRangeMin), prefetchRange)
 	}
 	return first < b.end
+}
+
+// moment returns how many bytes come so soon that fetching all of them is the best reading ahead for a program that starts.
+func (l *Layer) moment() int64 {
+	if link := l.blob.Link(); link.Rate > 0 {
+		return int64(link.Rate * momentSeconds)
+	}
+	return unknownMoment
 }
 
 // pass goes once over the chunks. It has at most one range wait for its turn, so that images are treated alike however many
@@ -143,7 +161,7 @@ func (b *bulk) launch(ctx, going context.Context) (_ *flight, place *entrant, wa
 		return nil, nil, 0
 	}
 	start := time.Now()
-	place = &entrant{priority: b.priority, bytes: b.l.memory(s), image: b.l.ref, blob: s.size}
+	place = &entrant{priority: b.priority, bytes: b.l.memory(s), image: b.l.ref, blob: s.size, patient: b.patient}
 	if err := b.l.scheduler.ranges.enter(going, place); err != nil {
 		return nil, nil, 0
 	}

@@ -246,6 +246,7 @@ func TestDemandSurvivesFill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := open(t, testLayer(), nil)
+				time.Sleep(lullTime) // opening it was urgent
 				fail := make(chan struct{})
 				h.blob.answer(func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
 					if q.priority == Demand {
