@@ -5,16 +5,22 @@ import (
 	"sync"
 )
 
-// Admit waits for a place and bytes of memory for a range that a container waits for, and that is fetched outside of this package. The
-// context that it returns has the range's Priority; release gives the place back, and may be called again. image is whose it is.
-func (s *Scheduler) Admit(ctx context.Context, image string, bytes int64) (_ context.Context, release func(), err error) {
-	place := &entrant{priority: Prefetch, bytes: bytes, image: image}
-	if err := s.ranges.enter(ctx, place); err != nil {
+// Place is where one range is fetched, outside of this package.
+type Place struct {
+	gate *gate
+	turn *entrant
+	left sync.Once
+}
+
+// Admit waits for a place for a range that a container waits for, into what r has of memory. The context that it returns has the range's
+// Priority. The caller leaves the place.
+func (r *Reservation) Admit(ctx context.Context) (context.Context, *Place, error) {
+	p := &Place{gate: r.scheduler.ranges, turn: &entrant{priority: Prefetch, image: r.image}}
+	if err := p.gate.enter(ctx, p.turn); err != nil {
 		return nil, nil, err
 	}
-	s.heap.begin()
-	return withPriority(ctx, Prefetch), sync.OnceFunc(func() {
-		s.heap.end(bytes)
-		s.ranges.leave(place)
-	}), nil
+	return withPriority(ctx, Prefetch), p, nil
 }
+
+// Leave gives the place back. It may be called again.
+func (p *Place) Leave() { p.left.Do(func() { p.gate.leave(p.turn) }) }

@@ -13,14 +13,12 @@ const (
 	pieceSize = 4 << 20 // bytes of the blob in one request
 	// pieces is how many of a layer are under way or waiting to be used. At 50 ms they can bring 320 MB/s.
 	pieces = 4
-	// pieceOverhead is what a layer holds besides its pieces, shared out among them: blocks, a chunk of the data file, buffers.
-	pieceOverhead = 2 << 20
 )
 
 // piece is a part of the blob that comes in while it is used. Two use it, each from its beginning.
 type piece struct {
 	buf  []byte
-	free func() // gives buf back
+	home chan<- []byte // where buf goes then; it has room for all
 
 	users atomic.Int32
 
@@ -30,8 +28,8 @@ type piece struct {
 	err  error     // why there are no more
 }
 
-func newPiece(buf []byte, free func()) *piece {
-	p := &piece{buf: buf, free: free}
+func newPiece(buf []byte, home chan<- []byte) *piece {
+	p := &piece{buf: buf, home: home}
 	p.users.Store(2)
 	p.more.L = &p.mu
 	return p
@@ -56,7 +54,7 @@ func (p *piece) await(n int) ([]byte, error) {
 // done is for a user to say.
 func (p *piece) done() {
 	if p.users.Add(-1) == 0 {
-		p.free()
+		p.home <- p.buf[:cap(p.buf)]
 	}
 }
 
@@ -108,7 +106,7 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 			return failed.or(context.Cause(ctx))
 		}
 		began := time.Now()
-		admitted, release, err := s.Scheduler.Admit(ctx, s.Ref, size+pieceOverhead)
+		admitted, place, err := s.memory.Admit(ctx)
 		if err != nil {
 			return failed.or(err)
 		}
@@ -116,13 +114,11 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 		if buf == nil {
 			buf = make([]byte, size)
 		}
-		p := newPiece(buf[:size], func() {
-			release()
-			buffers <- buf
-		})
+		p := newPiece(buf[:size], buffers)
 		s.hashed <- p // never waits: there are no more pieces than it has room for
 		s.decoded <- p
 		flights.Go(func() {
+			defer place.Leave()
 			began := time.Now()
 			err := s.bring(admitted, p, off)
 			s.fetched(int64(p.n), waited, began, err)

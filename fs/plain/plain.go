@@ -12,7 +12,8 @@
 // layer store. What the store takes in the end has the blob's digest, and its diffID is what was computed of it. Until then nothing
 // of it can be seen, and what is half-made goes when Take fails.
 //
-// What is in memory is a few pieces and blocks per layer, which the node's Scheduler admits, and a decoder's window.
+// What is in memory of a layer is a few pieces and blocks, a chunk of the data file, a decoder's window, and the tree. All of it is
+// reserved with the node's Scheduler, for as long as the layer is taken: the tree as it grows, the rest before anything is asked for.
 //
 // Take may be called concurrently, also for one layer, which is then fetched twice.
 package plain
@@ -95,13 +96,23 @@ func Take(ctx context.Context, o Options) error {
 }
 
 func take(ctx context.Context, o Options) error {
+	memory, err := o.Scheduler.Reserve(ctx, o.Ref, o.memory())
+	if err != nil {
+		return err
+	}
+	defer memory.Release()
 	l, err := o.Store.Fill(o.Digest, func(f *cache.Filling) (cache.Info, error) {
-		return newStream(o, f).run(ctx)
+		return newStream(o, memory, f).run(ctx)
 	})
 	if err != nil {
 		return err
 	}
 	return l.Close()
+}
+
+// memory is how many bytes taking the layer takes of memory, but for what shows on the way: its decoder's window, and its tree.
+func (o Options) memory() int64 {
+	return min(o.Size, pieces*pieceSize) + blocks*blockSize + cache.FillMemory + decoderMemory
 }
 
 // fetched tells of a piece.

@@ -10,10 +10,12 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -244,6 +246,70 @@ func TestTakeMany(t *testing.T) {
 	}
 	if most := b.most.Load(); most > 4*pieces {
 		t.Errorf("%d requests at once", most)
+	}
+}
+
+// TestTakeReserves takes layers that need more memory once their decoder is known, all at once: they do not wait for each other for ever,
+// and what they hold is accounted for.
+func TestTakeReserves(t *testing.T) {
+	const window = 8 << 20
+	files := map[string][]byte{"f": noise(1, 6*pieceSize)}
+	content := tarOf(t, files)
+	var blob bytes.Buffer
+	w, err := zstd.NewWriter(&blob, zstd.WithWindowSize(window))
+	if err == nil {
+		_, err = w.Write(content)
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, &fakeBlob{bytes: blob.Bytes()}, ocispec.MediaTypeImageLayerZstd)
+	least := r.memory() + window // from the fifth piece on: then the first was used
+	for _, limit := range []int64{1, 72 << 20, 1 << 30} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			r.Scheduler = layer.NewScheduler(layer.SchedulerOptions{MemoryLimit: limit})
+			var most atomic.Int64
+			r.Observer.Fetched = func(layer.Range) {
+				held := r.Scheduler.Inflight()
+				for seen := most.Load(); held > seen && !most.CompareAndSwap(seen, held); seen = most.Load() {
+				}
+			}
+			var wg sync.WaitGroup
+			for range 5 {
+				wg.Go(func() {
+					if err := Take(t.Context(), r.Options); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if got := most.Load(); got < least || got > max(limit, least) {
+				t.Errorf("%d MiB were held at most, want %d to %d", got>>20, least>>20, max(limit, least)>>20)
+			}
+			r.check(t, Zstd, content, files)
+			if err := r.store.Remove(r.Digest); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestWindow(t *testing.T) {
+	for name, test := range map[string]struct {
+		head string
+		want int64
+	}{
+		"window":         {"\x28\xb5\x2f\xfd\x00\x68", 8 << 20},
+		"single segment": {"\x28\xb5\x2f\xfd\x60\x00\x01", 512},
+		"too large":      {"\x28\xb5\x2f\xfd\x00\xf8", maxWindow},
+		"skippable":      {"\x50\x2a\x4d\x18\x04\x00\x00\x00", maxWindow},
+		"cut off":        {"\x28\xb5\x2f\xfd", maxWindow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := window([]byte(test.head)); got != test.want {
+				t.Errorf("%d bytes, want %d", got, test.want)
+			}
+		})
 	}
 }
 
