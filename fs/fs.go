@@ -144,6 +144,7 @@ type FS struct {
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
 	ahead     ahead
 	images    underWay // whose layers are brought ahead of their turn
+	takings   takings
 
 	closing  sync.Once
 	closeErr error

@@ -179,3 +179,50 @@ func TestReserveCancel(t *testing.T) {
 		}
 	})
 }
+
+// TestPlaceYields: a range that is fetched elsewhere gives way to readers, until they are served, its patience ends, or it is waited for.
+func TestPlaceYields(t *testing.T) {
+	for name, c := range map[string]struct {
+		end    func(g *gate, read *entrant, awaited chan struct{})
+		rushed bool
+	}{
+		"calm":     {func(g *gate, read *entrant, _ chan struct{}) { g.leave(read) }, false},
+		"patience": {func(*gate, *entrant, chan struct{}) { time.Sleep(backgroundTrickle) }, true},
+		"awaited":  {func(_ *gate, _ *entrant, awaited chan struct{}) { close(awaited) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := NewScheduler(SchedulerOptions{})
+				_, place, err := now(reserve(t, s, 1)).Admit(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				awaited := make(chan struct{})
+				if waited := place.Yield(t.Context(), awaited); waited != 0 {
+					t.Errorf("waited %s for nobody", waited)
+				}
+				read := &entrant{priority: Demand}
+				if err := s.ranges.enter(t.Context(), read); err != nil {
+					t.Fatal(err)
+				}
+				done := make(chan time.Duration, 1)
+				go func() { done <- place.Yield(t.Context(), awaited) }()
+				synctest.Wait()
+				if len(done) > 0 {
+					t.Error("it reads on")
+				}
+				c.end(s.ranges, read, awaited)
+				<-done
+				if !c.rushed {
+					read = &entrant{priority: Demand}
+					if err := s.ranges.enter(t.Context(), read); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if waited := place.Yield(t.Context(), nil); (waited == 0) != c.rushed {
+					t.Errorf("then it waited %s", waited)
+				}
+			})
+		})
+	}
+}

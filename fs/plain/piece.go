@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
 )
 
 const (
@@ -120,8 +122,9 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 		flights.Go(func() {
 			defer place.Leave()
 			began := time.Now()
-			err := s.bring(admitted, p, off)
-			s.fetched(int64(p.n), waited, began, err)
+			body := &politeBody{ctx: admitted, place: place, awaited: s.Awaited}
+			err := s.bring(body, p, off)
+			s.fetched(layer.Range{Blob: int64(p.n), Wait: waited + body.waited, Network: time.Since(began) - body.waited, Err: err})
 			if err != nil {
 				failed.set(err)
 				cancel(err) // first: once the users are told, they give back buffers that others still fill
@@ -133,16 +136,31 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 	return failed.or(nil)
 }
 
-func (s *stream) bring(ctx context.Context, p *piece, off int64) error {
-	body, err := s.Blob.ReadRange(ctx, off, int64(len(p.buf)))
+func (s *stream) bring(body *politeBody, p *piece, off int64) error {
+	from, err := s.Blob.ReadRange(body.ctx, off, int64(len(p.buf)))
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer from.Close()
+	body.from = from
 	if err := p.fill(body); err != nil {
 		return fmt.Errorf("bytes %d+%d of the blob: %w", off, len(p.buf), err)
 	}
 	return nil
+}
+
+// politeBody is a piece as it comes in, which gives way to readers as long as nobody waits for the layer.
+type politeBody struct {
+	ctx     context.Context // Read has none of its own
+	place   *layer.Place
+	awaited <-chan struct{}
+	from    io.Reader
+	waited  time.Duration
+}
+
+func (b *politeBody) Read(p []byte) (int, error) {
+	b.waited += b.place.Yield(b.ctx, b.awaited)
+	return b.from.Read(p)
 }
 
 // failure is the first error of several goroutines.

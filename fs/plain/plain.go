@@ -22,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
@@ -32,7 +31,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 )
 
-// Options says which layer to take. All but Observer are required.
+// Options says which layer to take. All but Observer and Awaited are required.
 type Options struct {
 	Ref       string        // image reference, for messages
 	Digest    digest.Digest // of the blob
@@ -42,6 +41,8 @@ type Options struct {
 	Scheduler *layer.Scheduler
 	Blob      layer.Blob
 	Observer  layer.Observer
+	// Awaited is closed when somebody waits for the layer. Until then, reading it gives way to readers of others; nil means that nobody will.
+	Awaited <-chan struct{}
 }
 
 // A DigestError says that what came is not the blob.
@@ -116,8 +117,9 @@ func (o Options) memory() int64 {
 }
 
 // fetched tells of a piece.
-func (o Options) fetched(size int64, waited time.Duration, began time.Time, err error) {
+func (o Options) fetched(r layer.Range) {
+	r.Priority = layer.Prefetch
 	if o.Observer.Fetched != nil {
-		o.Observer.Fetched(layer.Range{Priority: layer.Prefetch, Blob: size, Wait: waited, Network: time.Since(began), Err: err})
+		o.Observer.Fetched(r)
 	}
 }

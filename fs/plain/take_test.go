@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -343,5 +344,56 @@ func TestTakes(t *testing.T) {
 	}
 	if Takes(ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: 1, URLs: []string{"https://example.com"}}) {
 		t.Error("a layer with places of its own")
+	}
+}
+
+// silent is a blob that somebody waits for.
+type silent struct{ fakeBlob }
+
+func (*silent) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// TestTakeYields: a layer that nobody waits for gives way to whoever waits for another, for a second a piece.
+func TestTakeYields(t *testing.T) {
+	content := tarOf(t, map[string][]byte{"f": noise(1, 100_000)})
+	for name, test := range map[string]struct {
+		awaited bool
+		want    time.Duration
+	}{"ahead": {false, time.Second}, "awaited": {true, 0}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, &fakeBlob{bytes: content}, ocispec.MediaTypeImageLayer)
+			synctest.Test(t, func(t *testing.T) {
+				awaited := make(chan struct{})
+				if test.awaited {
+					close(awaited)
+				}
+				r.Scheduler, r.Awaited = layer.NewScheduler(layer.SchedulerOptions{}), awaited
+				var waited time.Duration
+				r.Observer.Fetched = func(got layer.Range) { waited = got.Wait }
+				ctx, leave := context.WithCancel(t.Context())
+				left := make(chan error)
+				go func() {
+					_, err := layer.Open(ctx, layer.Options{
+						Ref: "example.com/b:c", Digest: digest.FromString("b"), Store: r.store, Scheduler: r.Scheduler,
+						Blob: new(silent), BlobSize: 1 << 20, TOCDigest: digest.FromString("t"),
+					})
+					left <- err
+				}()
+				synctest.Wait()
+				began := time.Now()
+				if err := Take(t.Context(), r.Options); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took != test.want || waited != test.want {
+					t.Errorf("it took %s, and waited %s, want %s", took, waited, test.want)
+				}
+				leave()
+				if err := <-left; !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+		})
 	}
 }
