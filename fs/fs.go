@@ -145,6 +145,7 @@ type FS struct {
 	ahead     ahead
 	images    underWay // whose layers are brought ahead of their turn
 	takings   takings
+	refused   refusals
 
 	closing  sync.Once
 	closeErr error

@@ -100,13 +100,20 @@ func (f *FS) ensure(ctx context.Context, src Source) error {
 		if found, err := f.stored(src.Digest); found || err != nil {
 			return nil, err
 		}
+		if err := f.refused.find(src.Digest); err != nil {
+			return nil, err
+		}
 		places := new(sources)
 		if err := f.addSource(places, src); err != nil {
 			return nil, err
 		}
 		t := f.takings.join(src.Digest)
 		defer f.takings.leave(src.Digest)
-		return nil, f.fetchWhole(ctx, src, places, t.wanted)
+		err := f.fetchWhole(ctx, src, places, t.wanted)
+		if _, ok := errors.AsType[*plain.RefusedError](err); ok {
+			f.refused.keep(src.Digest, err)
+		}
+		return nil, err
 	})
 	return err
 }

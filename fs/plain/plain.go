@@ -62,6 +62,13 @@ func (e *DigestError) Error() string {
 
 func (e *DigestError) Unwrap() error { return e.Err }
 
+// A RefusedError says that what came is the blob, and no layer that can be shown. It will not be one when it is fetched again.
+type RefusedError struct{ Err error }
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+
+func (e *RefusedError) Unwrap() error { return e.Err }
+
 // Takes says whether a layer is a plain one: of a media type whose bytes are all there is to it. Foreign layers, which have
 // places of their own to come from, and encrypted ones are not.
 func Takes(desc ocispec.Descriptor) bool {
@@ -77,7 +84,7 @@ func Takes(desc ocispec.Descriptor) bool {
 }
 
 // Take brings a layer into the store. Bytes that are not the blob's are fetched once more, from another host if there is one; then the
-// error is a *DigestError. Where the bytes are right and no layer that can be shown, it says why.
+// error is a *DigestError. Where the bytes are right and no layer that can be shown, it is a *RefusedError.
 func Take(ctx context.Context, o Options) error {
 	err := take(ctx, o)
 	var wrong *DigestError

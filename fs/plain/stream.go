@@ -70,7 +70,7 @@ func (s *stream) run(ctx context.Context) (cache.Info, error) {
 		cancel(indexErr) // nothing that could still come would help
 	}
 	group.Wait()
-	if err := s.judge(fetchErr, indexErr); err != nil {
+	if err := s.judge(ctx, fetchErr, indexErr); err != nil {
 		return cache.Info{}, err
 	}
 	if err := s.layout.WriteMetadata(s.filling.Meta); err != nil {
@@ -87,7 +87,7 @@ func (s *stream) run(ctx context.Context) (cache.Info, error) {
 
 // judge says what is wrong with the layer: that it has not come, that what came is not the blob, or that the blob is no layer that can
 // be shown. All of the blob is read to tell the last two apart.
-func (s *stream) judge(fetchErr, indexErr error) error {
+func (s *stream) judge(ctx context.Context, fetchErr, indexErr error) error {
 	if fetchErr != nil {
 		return fetchErr
 	}
@@ -98,7 +98,10 @@ func (s *stream) judge(fetchErr, indexErr error) error {
 	if got := digest.NewDigest(s.Digest.Algorithm(), s.digest); got != s.Digest {
 		return &DigestError{Host: s.Blob.Host(), Got: got, Want: s.Digest, Err: err}
 	}
-	return err
+	if err == nil || ctx.Err() != nil { // which it is of a disk that is full, too
+		return err
+	}
+	return &RefusedError{err}
 }
 
 // hash takes the digest of the blob.

@@ -147,6 +147,9 @@ func TestTakeRefused(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) || test.is != nil && !errors.Is(err, test.is) {
 				t.Errorf("got %v", err)
 			}
+			if _, ok := errors.AsType[*RefusedError](err); !ok {
+				t.Errorf("%v is worth another try", err)
+			}
 			if len(b.distrusted) > 0 || b.ranges.Load() != (r.Size+pieceSize-1)/pieceSize {
 				t.Errorf("%d requests, distrusted %q", b.ranges.Load(), b.distrusted)
 			}
