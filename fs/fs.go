@@ -137,6 +137,7 @@ type FS struct {
 	erofs     *erofsMounter // nil: layers are shown as FUSE trees
 	retry     time.Duration // nativeRetry, but in tests
 	settling  time.Duration // settleTime, but in tests
+	patience  time.Duration // bringTimeout, but in tests
 	server    *server
 	tasks     tasks
 	manifests manifests
@@ -195,6 +196,7 @@ func newFS(ctx context.Context, o Options, served string) (*FS, error) {
 		erofs:    erofs,
 		retry:    nativeRetry,
 		settling: settleTime,
+		patience: bringTimeout,
 		server:   srv,
 		slots:    make(map[digest.Digest]*slot),
 	}, nil

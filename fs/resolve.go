@@ -50,17 +50,16 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	if src.plain() {
 		return src, nil
 	}
-	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
+	return src, f.share(ctx, src.Digest, func(ctx context.Context) error {
 		if found, err := f.stored(src.Digest); found || err != nil { // since the look above
-			return nil, err
+			return err
 		}
 		err := f.create(ctx, src)
 		if f.opts.Resolved != nil {
 			f.opts.Resolved(time.Since(began))
 		}
-		return nil, err
+		return err
 	})
-	return src, err
 }
 
 // stored says whether the store has a layer.

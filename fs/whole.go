@@ -96,16 +96,16 @@ func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
 
 // ensure makes the store have a plain layer, whatever its diffID.
 func (f *FS) ensure(ctx context.Context, src Source) error {
-	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) {
+	return f.share(ctx, src.Digest, func(ctx context.Context) error {
 		if found, err := f.stored(src.Digest); found || err != nil {
-			return nil, err
+			return err
 		}
 		if err := f.refused.find(src.Digest); err != nil {
-			return nil, err
+			return err
 		}
 		places := new(sources)
 		if err := f.addSource(places, src); err != nil {
-			return nil, err
+			return err
 		}
 		t := f.takings.join(src.Digest)
 		defer f.takings.leave(src.Digest)
@@ -113,9 +113,8 @@ func (f *FS) ensure(ctx context.Context, src Source) error {
 		if _, ok := errors.AsType[*plain.RefusedError](err); ok {
 			f.refused.keep(src.Digest, err)
 		}
-		return nil, err
+		return err
 	})
-	return err
 }
 
 // fetchWhole takes a plain layer from the registry. If the store has it and lacks some of it, that is mended.
@@ -147,7 +146,7 @@ func (f *FS) mend(ctx context.Context, m *mounted) error {
 	m.shown.logger.Warn(errLost.Error())
 	src := m.src
 	if src.mediaType == "" { // it was mounted from what the store had
-		resolving, cancel := context.WithTimeoutCause(ctx, bringTimeout, errSlow)
+		resolving, cancel := context.WithTimeoutCause(ctx, f.patience, errSlow)
 		defer cancel()
 		var err error
 		if src, err = f.resolve(resolving, src); err != nil {
