@@ -279,3 +279,21 @@ func TestDemandSurvivesFill(t *testing.T) {
 		})
 	}
 }
+
+// What tells that the beginning is there looks for it no more once it has.
+func TestTellOnce(t *testing.T) {
+	h := open(t, testLayer(), nil)
+	told := 0
+	b := &bulk{l: h.Layer, soon: h.Store().Info().PrefetchChunks, first: func() { told++ }}
+	if b.tell(); told != 0 {
+		t.Error("told before it is there")
+	}
+	if err := h.Prefetch(t.Context(), 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.tell()
+	b.l = nil // a look would be a panic
+	if b.tell(); told != 1 {
+		t.Errorf("told %d times", told)
+	}
+}
