@@ -92,6 +92,7 @@ func registry(c registryConfig, m *metrics) *remote.Registry {
 		MaxAttempts:  int(c.MaxAttempts),
 		StallTimeout: c.StallTimeout.Duration,
 		Trace:        m.trace(),
+		Urgency:      func(ctx context.Context) int { return int(layer.UrgencyFrom(ctx)) },
 	})
 }
 
