@@ -5,6 +5,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,6 +34,7 @@ type bulk struct {
 	failures *failures // nil: the first one ends it
 	soon     int       // when chunks [0, soon) are in the store, first is called
 	first    func()    // once; nil if nobody wants to know
+	told     atomic.Bool
 
 	next    int  // chunks before it were seen to
 	patient bool // in lulls, as the scheduler knows them
@@ -192,7 +194,7 @@ func (b *bulk) one(ctx context.Context, f *flight, waited time.Duration) error {
 
 // tell calls first when it is time.
 func (b *bulk) tell() {
-	if b.first == nil {
+	if b.first == nil || b.told.Load() {
 		return
 	}
 	for i := range b.soon {
@@ -200,6 +202,7 @@ func (b *bulk) tell() {
 			return
 		}
 	}
+	b.told.Store(true)
 	b.first()
 }
 

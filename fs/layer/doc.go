@@ -9,7 +9,8 @@
 // All flights of a node go through one Scheduler, in three priorities: demand (a reader waits), prefetch (a container
 // will be started when it is there, or a sequential reader is about to come to it) and background (the rest). Within one, images
 // take turns. It bounds how many ranges are under way, how much memory they hold, and how many jobs decode at once. A reader that
-// comes to wait for a chunk in flight raises what has not begun of that flight to demand.
+// comes to wait for a chunk in flight raises what has not begun of that flight to demand. Who fetches by itself (package plain) has its ranges
+// admitted there too, and reserves its memory, which counts like theirs.
 //
 // A flight reads its range in one goroutine and cuts it into jobs, some streams each, that others decode, hash and store, on all
 // cores: neither does the network wait for a decoder, nor a lone range for one core. It holds three jobs at most. A stream too

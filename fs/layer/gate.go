@@ -28,6 +28,7 @@ type gate struct {
 	lulled    *time.Timer               // calls dispatch when a lull has ended; nil if there was none
 	release   *time.Timer               // calls dispatch when the brake may let go; nil if it has never held
 	calm      [priorities]chan struct{} // closed when nothing above the priority is inside any more; nil if nobody waits for that
+	reservations
 }
 
 // entrant is work that wants in, waits, or is inside.
@@ -170,7 +171,8 @@ func (g *gate) steer(n int) {
 
 // dispatch admits all that can enter now. g.mu is held.
 func (g *gate) dispatch() {
-	for p := Demand; p >= Background; p-- {
+	least := g.grant()
+	for p := Demand; p >= least; p-- {
 		for len(g.waiting[p]) > 0 {
 			if p == Background && g.braked() {
 				return
@@ -273,7 +275,7 @@ func (g *gate) fits(e *entrant) bool {
 		return false
 	}
 	inside := g.inside[Background] + g.above(Background)
-	return inside == 0 || inside < g.places[p] && g.held+e.bytes <= g.bytes[p]
+	return inside == 0 || inside < g.places[p] && (e.bytes == 0 || g.held+e.bytes <= g.bytes[p])
 }
 
 // open reports whether Background may go in as far as the pilot and what is more urgent are concerned. g.mu is held.

@@ -18,8 +18,8 @@ const (
 
 // SchedulerOptions bounds what all layers of a node do together.
 type SchedulerOptions struct {
-	// MemoryLimit is bytes of read buffers and decoded chunks in flight, and as many again of TOCs that are made into metadata
-	// images; 0 means 256 MiB.
+	// MemoryLimit is bytes of read buffers and decoded chunks in flight, and of plain layers that are taken, and as many again of TOCs
+	// that are made into metadata images; 0 means 256 MiB.
 	MemoryLimit int64
 	Concurrency int // ranges under way; 0 means 16
 	// TailMemory is bytes of the ends of blobs, which come along with TOCs, until their contents are stored. What has no room is fetched
@@ -112,7 +112,7 @@ func (s *Scheduler) landed(r Range, yielded bool, requests int) {
 	}
 }
 
-// Inflight returns the bytes of memory reserved by the ranges under way.
+// Inflight returns the bytes of memory reserved by the ranges under way, and by reservations.
 func (s *Scheduler) Inflight() int64 { return s.ranges.holding() }
 
 // Limit returns the memory limit in bytes.
