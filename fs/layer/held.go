@@ -8,7 +8,7 @@ type Hold string
 const (
 	HeldByLimit    Hold = "limit"    // BackgroundLimit has to be made up for
 	HeldByPressure Hold = "pressure" // tasks stall on IO
-	HeldByDemand   Hold = "demand"   // demand or prefetch is active
+	HeldByDemand   Hold = "demand"   // demand or prefetch is active, or was a moment ago
 )
 
 // Holds are all of them.
@@ -27,7 +27,7 @@ func (s *Scheduler) Held() (layers int, why Hold) {
 		return waiting, HeldByLimit
 	case g.brake.high:
 		return waiting, HeldByPressure
-	case g.above(Background) > 0:
+	case g.above(Background) > 0, g.lull.lasts(time.Now()):
 		return waiting, HeldByDemand
 	}
 	return 0, ""

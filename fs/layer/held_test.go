@@ -46,3 +46,22 @@ func TestHeld(t *testing.T) {
 		})
 	}
 }
+
+func TestHeldInLull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewScheduler(SchedulerOptions{})
+		l := &line{t: t, gate: s.ranges}
+		l.queue(t.Context(), "read", Demand, 1)
+		l.add(t.Context(), "patient", &entrant{priority: Background, patient: true})
+		l.leaves(Demand)
+		if n, why := s.Held(); n != 1 || why != HeldByDemand {
+			t.Errorf("%d are held by %q in a lull", n, why)
+		}
+		time.Sleep(lullTime)
+		l.expect("read", "patient")
+		if n, why := s.Held(); n != 0 || why != "" {
+			t.Errorf("%d are held by %q afterwards", n, why)
+		}
+		l.leaves(Background)
+	})
+}
