@@ -21,6 +21,9 @@
 // front to back gets a window ahead that doubles as long as that goes on (follow.go); background has as many ranges under way
 // as make it faster (pilot.go). While something more urgent is under way, ranges of less priority are not read on.
 //
+// What streams have besides chunks, the layer's skeleton, is kept as it is decoded (pieces.go). Once a layer is complete, Prove computes
+// its diffID of that and of the data file, without decoding anything again but what the skeleton lacks.
+//
 // A TOC in memory is many times as large as in its blob, so there is a limit for those too, and what a burst of work has taken
 // is given back to the system when the node has come to rest. Of chunk tables, which are mapped, no more is resident than what was
 // looked at last.

@@ -51,6 +51,7 @@ type Scheduler struct {
 	buffers *buffers
 	layouts *gate // TOCs that are made into metadata images, and tails
 	tails   tailBudget
+	proofs  chan struct{} // held while a layer is proven: one at a time
 	heap    heap
 }
 
@@ -90,8 +91,9 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			places: [priorities]int{Background: 1, Prefetch: cores, Demand: cores},
 			bytes:  [priorities]int64{m, m, m},
 		},
-		tails: tailBudget{left: o.TailMemory},
-		heap:  heap{free: debug.FreeOSMemory},
+		tails:  tailBudget{left: o.TailMemory},
+		proofs: make(chan struct{}, 1),
+		heap:   heap{free: debug.FreeOSMemory},
 	}
 	s.pilot.steer = s.ranges.steer
 	s.ranges.steer(s.pilot.places)
