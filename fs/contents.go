@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 )
@@ -29,7 +30,7 @@ func (f *FS) fetch(ctx context.Context, m *mounted) {
 }
 
 const (
-	staysLazy = "the layer is complete, but cannot be mounted natively; it stays on FUSE for now"
+	staysLazy = "the layer is complete, but cannot be proven or mounted natively; it stays as it is for now"
 
 	// nativeRetry is how long after a native mount failed it is tried again, for the first time; then twice as long, up to an hour.
 	nativeRetry    = time.Minute
@@ -57,7 +58,8 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
 			}
 		}
-		if f.erofs == nil || slices.Contains(m.ways.kinds(), erofsNative) {
+		lazy := f.erofs != nil && !slices.Contains(m.ways.kinds(), erofsNative)
+		if !lazy && !f.proves(m) {
 			return
 		}
 		select {
@@ -65,19 +67,18 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 		case <-ctx.Done():
 			return
 		}
-		f.erofs.arrived(ctx, m.shown.id, m.shown.layer.Store().DataPath())
-		if !f.native() {
+		if lazy {
+			f.erofs.arrived(ctx, m.shown.id, m.shown.layer.Store().DataPath())
+		}
+		native := lazy && f.native()
+		if !native && !f.proves(m) {
 			return
 		}
 		if m.src.plain() && !pause(ctx, f.settling) {
 			return
 		}
-		err := f.showNative(ctx, m)
-		if err == nil {
-			m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
-			return
-		}
-		if ctx.Err() != nil { // the layer is going, and sealing it has stopped
+		err := f.settleWhole(ctx, m, native)
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrRefused) { // or the layer is going
 			return
 		}
 		m.shown.logger.WithError(err).Warn(staysLazy)
@@ -85,6 +86,23 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 			return
 		}
 	}
+}
+
+// settleWhole proves a layer that is complete, if it is to be proven, and then mounts it natively, if it is to be.
+func (f *FS) settleWhole(ctx context.Context, m *mounted, native bool) error {
+	if f.proves(m) {
+		if err := f.prove(ctx, m); err != nil {
+			return err
+		}
+	}
+	if !native {
+		return nil
+	}
+	if err := f.showNative(ctx, m); err != nil {
+		return err
+	}
+	m.shown.logger.Debug("the layer is complete: containers that start from now on read it natively")
+	return nil
 }
 
 // pause waits, and reports false if ctx has ended.

@@ -12,6 +12,8 @@
 //     image, and the kernel may cache all of it for ever.
 //   - way: one of these folders for a layer. Path gives the best one of the moment.
 //   - mounted: a layer that Path has an answer for.
+//   - proof: a lazy layer is mounted on the word of its TOC. Once it is complete its diffID is computed, and compared with what images claim
+//     that it is. Before that it gets no native mount, for only what goes through this process can be stopped.
 //   - plain layer: one without a TOC. It is in the store as a whole before it is mounted (package fs/plain), and its diffID was
 //     checked: it is only given to who can say which one it has to have.
 //
@@ -93,6 +95,8 @@ type Options struct {
 	SmallLayers     int64                 // bytes of an image's smallest lazy layers together, of 1 MiB at most each, that come whole with their TOCs; 0 means 2 MiB, less than 0 none
 	Background      bool                  // fetch all of a layer once it is mounted, not only what is read
 	BackgroundOf    func(ref string) bool // Background for an image, by which its layers go that it is the first to mount; nil means all alike
+	ProveOf         func(ref string) bool // prove what has come of an image by TOCs, once it is complete; nil means never
+	Proved          func(right bool)      // told what became of it; may be nil
 	PrefetchTimeout time.Duration         // how long Wait waits at most; 0 means 10 s
 	ReadAheadKiB    int                   // KiB that the kernel reads ahead in mounts; 0 means 2048
 	Observer        layer.Observer
@@ -120,6 +124,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.BackgroundOf == nil {
 		o.BackgroundOf = func(string) bool { return o.Background }
+	}
+	if o.ProveOf == nil {
+		o.ProveOf = func(string) bool { return false }
+	}
+	if o.Proved == nil {
+		o.Proved = func(bool) {}
 	}
 	if o.Scheduler == nil {
 		o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{})

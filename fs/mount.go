@@ -36,6 +36,7 @@ type mounted struct {
 	src     Source   // of the image it was mounted for first
 	places  *sources // of all images it was mounted for
 	shown   *shown
+	proof   proof
 	ways    ways
 	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end
@@ -91,6 +92,12 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
 	if src, err = src.with(m.src.TOCDigest, m.src.Size); err != nil {
 		return err
 	}
+	if err := m.proof.claim(src); err != nil {
+		return err
+	}
+	if m.proof.right(m.proof.known()) { // those whom it was refused to were wrong
+		m.shown.refused.Store(false)
+	}
 	return f.addSource(m.places, src)
 }
 
@@ -130,6 +137,10 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	}
 	m := &mounted{src: src, places: l.places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
 	m.ways.unmount, m.ways.logger = f.unmountWay, sh.logger
+	m.proof.diffID = l.Store().Info().DiffID
+	if err := m.proof.claim(src); err != nil { // it was found out just now
+		return nil, errors.Join(err, sh.close())
+	}
 	f.server.show(sh)
 	if err := f.show(ctx, m); err != nil {
 		f.server.hide(sh.id)

@@ -41,6 +41,9 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 		if off < 0 || off >= size {
 			return nil
 		}
+		if l.refused.Load() {
+			return ErrRefused
+		}
 		buf = buf[:min(int64(len(buf)), size-off)]
 		ctx := newInterrupt(context.Background(), cancel, s.closing, in.Pid)
 		ctx.waits = func() { s.wait(buf) }

@@ -114,6 +114,7 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 		TOCPlace:  src.place,
 		Whole:     src.whole,
 		External:  func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
+		Skeleton:  f.opts.ProveOf(src.Ref),
 		Observer:  f.observer(ctx, src),
 	})
 	if err != nil {

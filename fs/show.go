@@ -41,7 +41,7 @@ func (f *FS) MountDir() string { return f.opts.MountDir }
 // show mounts the layer for the first time.
 func (f *FS) show(ctx context.Context, m *mounted) error {
 	st := m.shown.layer.Store()
-	if f.native() && st.Sealed() { // one that is complete, but not sealed, may have to be hashed first: complete does that
+	if f.native() && st.Sealed() && !f.proves(m) { // one that is complete, but not sealed, may have to be hashed first: complete does that
 		err := f.showNative(ctx, m)
 		if err == nil {
 			return nil

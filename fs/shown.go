@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/log"
 
@@ -19,6 +20,7 @@ type shown struct {
 	image    *metadata.Image
 	logger   *log.Entry
 	faults   faults
+	refused  atomic.Bool    // its contents are not what they should be: nobody reads them
 	users    sync.WaitGroup // requests under way
 }
 

@@ -19,7 +19,7 @@ type State string
 const (
 	Lazy     State = "lazy"     // some of it has to be fetched when it is read
 	Complete State = "complete" // all of it is on disk
-	Failed   State = "failed"   // fetching it failed, last time
+	Failed   State = "failed"   // fetching it failed, last time; or it is not what its image claims, and cannot be read
 )
 
 // Status is what is to be said of one mounted layer.
@@ -55,6 +55,8 @@ func (m *mounted) status() Status {
 	st := m.shown.layer.Status()
 	state := Lazy
 	switch {
+	case m.shown.refused.Load():
+		state = Failed
 	case st.Complete:
 		state = Complete
 	case st.Err != nil:

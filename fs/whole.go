@@ -55,7 +55,7 @@ func (src Source) prove(diffID digest.Digest) error {
 	case want == "":
 		return ErrNotLazy
 	case got != want:
-		return fmt.Errorf("the layer's diffID is %s, which makes it %s, and not %s, as the image has it", diffID, got, want)
+		return fmt.Errorf("the layer's diffID is %s, which makes it %s, and not %s, as the image has it", name(diffID), got, want)
 	}
 	return nil
 }
@@ -65,6 +65,9 @@ func (src Source) has(info cache.Info) (Source, error) {
 	if info.TOCDigest != "" {
 		if src.plain() {
 			return src, errUnproven
+		}
+		if err := src.proven(info.DiffID); err != nil {
+			return src, err
 		}
 		return src.with(info.TOCDigest, info.BlobSize)
 	}

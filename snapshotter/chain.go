@@ -16,6 +16,28 @@ import (
 type snapshot struct {
 	id   string // names the directory of a local one
 	info snapshots.Info
+	// The chain IDs of the snapshot and of its parent, if they are known: what its layer has to be.
+	chain, below digest.Digest
+}
+
+// chainOf is what containerd calls a committed snapshot: its own names are others, as are those of targets that are taken. known
+// is false if it is no chain ID.
+func chainOf(info snapshots.Info) (id digest.Digest, known bool) {
+	d, err := digest.Parse(info.Labels[snapshots.LabelSnapshotRef])
+	return d, err == nil && info.Kind == snapshots.KindCommitted
+}
+
+// on adds the snapshot's claim: parent is nil if it has none.
+func (s snapshot) on(parent *snapshots.Info) snapshot {
+	chain, known := chainOf(s.info)
+	var below digest.Digest
+	if parent != nil && known {
+		below, known = chainOf(*parent)
+	}
+	if known {
+		s.chain, s.below = chain, below
+	}
+	return s
 }
 
 // remote says whether the snapshot shows a layer of fs.FS.
@@ -30,6 +52,7 @@ func (s snapshot) source() fs.Source {
 	if err != nil {
 		return fs.Source{Ref: s.info.Labels[referenceLabel]}
 	}
+	src.Chain, src.Below = s.chain, s.below
 	return src
 }
 
@@ -50,6 +73,13 @@ func (s *Snapshotter) chain(ctx context.Context, name string) (chain []snapshot,
 		}
 		return nil
 	})
+	for i, snap := range chain {
+		var parent *snapshots.Info
+		if i+1 < len(chain) {
+			parent = &chain[i+1].info
+		}
+		chain[i] = snap.on(parent)
+	}
 	return chain, err
 }
 
@@ -76,7 +106,7 @@ func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
 		return fmt.Errorf("it is mounted for %s as something else: with TOC %q and diffID %q, not %q and %q",
 			mounted.Ref, mounted.TOCDigest, mounted.DiffID, src.TOCDigest, src.DiffID)
 	}
-	return nil
+	return s.fs.Contradicted(src)
 }
 
 // lowers returns the directory of each snapshot of a chain, topmost first. The

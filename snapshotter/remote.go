@@ -52,8 +52,7 @@ func (s *Snapshotter) offered(ctx context.Context, target, parent string, labels
 	return src, err
 }
 
-// chainID is what containerd calls the snapshot named name: its own names are others, as are those of targets that are taken. known
-// is false if it is no chain ID.
+// chainID is chainOf the snapshot named name. Without a name it is "".
 func (s *Snapshotter) chainID(ctx context.Context, name string) (id digest.Digest, known bool, err error) {
 	if name == "" {
 		return "", true, nil
@@ -63,8 +62,7 @@ func (s *Snapshotter) chainID(ctx context.Context, name string) (id digest.Diges
 		if err != nil {
 			return fmt.Errorf("parent %q: %w", name, err)
 		}
-		d, parseErr := digest.Parse(info.Labels[snapshots.LabelSnapshotRef])
-		id, known = d, parseErr == nil && info.Kind == snapshots.KindCommitted
+		id, known = chainOf(info)
 		return nil
 	})
 	return id, known, err
@@ -111,7 +109,8 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 // adopt reports whether target stands on parent already: from another
 // namespace, or from another pull that was faster. If its layer could not be
 // mounted after a restart, this is when the registry is likely to be there:
-// that of the image it came from, or of the one that it is wanted for now.
+// that of the image it came from, or of the one that it is wanted for now. One
+// that has turned out to be another than its name says is not adopted.
 func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer) (bool, error) {
 	var (
 		snap  snapshot
@@ -124,7 +123,11 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer)
 	if err != nil || !found || !snap.remote() {
 		return found, err
 	}
+	snap.chain, snap.below = o.src.Chain, o.src.Below
 	err = s.ensureLayer(ctx, snap.source())
+	if errors.Is(err, fs.ErrRefused) {
+		return false, fmt.Errorf("snapshot %q, of image %s: %w", snap.info.Name, snap.info.Labels[referenceLabel], err)
+	}
 	if o.err == nil && o.src.Digest == snap.source().Digest {
 		// One more repository to fetch from, or the only one that is left.
 		mounted := s.mount(ctx, o.src)

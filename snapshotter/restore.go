@@ -3,6 +3,7 @@ package snapshotter
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/log"
@@ -25,11 +26,13 @@ func (s *Snapshotter) restore(ctx context.Context) error {
 	}
 	var g errgroup.Group
 	g.SetLimit(restoreLimit)
-	for _, src := range layers {
+	for _, sources := range layers {
 		g.Go(func() error {
-			if err := s.remount(ctx, src); err != nil {
-				log.G(ctx).WithError(err).WithField("image", src.Ref).WithField("layer", src.Digest).
-					Warn("layer is not mounted again; it will be when a container needs it")
+			for _, src := range sources {
+				if err := s.remount(ctx, src); err != nil {
+					log.G(ctx).WithError(err).WithField("image", src.Ref).WithField("layer", src.Digest).
+						Warn("layer is not mounted again; it will be when a container needs it")
+				}
 			}
 			return nil
 		})
@@ -59,15 +62,28 @@ func (s *Snapshotter) remount(ctx context.Context, src fs.Source) error {
 	return errors.Join(s.fs.Mount(ctx, src), l.Close())
 }
 
-// layers lists the layer of each remote snapshot, every layer once.
-func (s *Snapshotter) layers(ctx context.Context) (map[digest.Digest]fs.Source, error) {
-	layers := make(map[digest.Digest]fs.Source)
+// layers lists the layers of all remote snapshots, with what each image says
+// of them: most are in one image, or mean the same in all.
+func (s *Snapshotter) layers(ctx context.Context) (map[digest.Digest][]fs.Source, error) {
+	infos := make(map[string]snapshots.Info)
 	err := s.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if snap := (snapshot{info: info}); snap.remote() {
-			src := snap.source()
-			layers[src.Digest] = src
-		}
+		infos[info.Name] = info
 		return nil
 	})
+	layers := make(map[digest.Digest][]fs.Source)
+	for _, info := range infos {
+		snap := snapshot{info: info}
+		if !snap.remote() {
+			continue
+		}
+		var parent *snapshots.Info
+		if p, ok := infos[info.Parent]; ok {
+			parent = &p
+		}
+		src := snap.on(parent).source()
+		if !slices.Contains(layers[src.Digest], src) {
+			layers[src.Digest] = append(layers[src.Digest], src)
+		}
+	}
 	return layers, err
 }

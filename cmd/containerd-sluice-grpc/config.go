@@ -41,6 +41,7 @@ type fetchConfig struct {
 	Background         bool     `toml:"background" doc:"Fetch the rest of each layer when nothing more urgent is to be done."`
 	BackgroundLimit    size     `toml:"background_limit" doc:"Most bytes a second that this fetches, over all layers together. \"0\": as many as come."`
 	BackgroundPressure percent  `toml:"background_pressure" doc:"It begins nothing while the kernel says that in more than so many percent of the last ten seconds\na task stalled on IO (the first number of /proc/pressure/io). 0: this does not matter."`
+	Verify             verify   `toml:"verify" doc:"\"whole\": once all of a lazy layer is there, its tar's digest is computed and compared with what its\nimage says. A layer that is another one is not read any more, and not mounted again. Until then it is read\nthrough FUSE. \"chunks\": only what its TOC says is checked. Empty: \"whole\" where background is on."`
 	Plain              bool     `toml:"plain" doc:"Take plain layers, which have no table of contents, too: each is fetched as a whole and checked before\nit is mounted. Otherwise containerd downloads and unpacks them, and all layers above them."`
 	SmallLayers        size     `toml:"small_layers" doc:"An image's smallest lazy layers, of at most 1 MiB each, come whole with their tables of contents, so many\nbytes of them together. \"0\": none."`
 	PrefetchTimeout    duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
@@ -62,6 +63,14 @@ func (c fetchConfig) background(ref string) bool {
 		}
 	}
 	return c.Background
+}
+
+// proves says whether layers of an image are proven as a whole.
+func (c fetchConfig) proves(ref string) bool {
+	if c.Verify.string == "" {
+		return c.background(ref)
+	}
+	return c.Verify.string == verifyWhole
 }
 
 // newConfig returns the default configuration.

@@ -61,6 +61,8 @@ func TestReadConfig(t *testing.T) {
 			})},
 		{name: "limits", text: "[fetch]\nbackground_limit = \"20MiB\"\nbackground_pressure = 100\n",
 			want: set(func(c *config) { c.Fetch.BackgroundLimit, c.Fetch.BackgroundPressure = size{20 << 20}, 100 })},
+		{name: "verify", text: "fetch.verify = \"chunks\"\n", want: set(func(c *config) { c.Fetch.Verify = verify{"chunks"} })},
+		{name: "verify otherwise", text: "[fetch]\nverify = \"all\"\n", err: `FILE:2: fetch.verify: "all" is not one of whole, chunks`},
 		{name: "no limits", text: "[fetch]\nbackground_limit = \"0\"\nbackground_pressure = 0\n", want: newConfig()},
 		{name: "small layers", text: "[fetch]\nsmall_layers = \"500KiB\"\n", want: set(func(c *config) { c.Fetch.SmallLayers = size{500 << 10} })},
 		{name: "no small layers", text: "[fetch]\nsmall_layers = \"0\"\n", want: set(func(c *config) { c.Fetch.SmallLayers = size{} })},
@@ -269,4 +271,26 @@ func FuzzReadConfig(f *testing.F) {
 			t.Fatalf("%+v reads back as %+v, %v", c, again, err)
 		}
 	})
+}
+
+// TestProves: layers are proven where all of them comes in the background, and as the configuration says otherwise.
+func TestProves(t *testing.T) {
+	const lazy, other = "a.example.com/lazy:1", "b.example.com/app:1"
+	for _, c := range []struct {
+		verify      string
+		background  bool
+		lazy, other bool
+	}{
+		{"", true, false, true},
+		{"", false, false, false},
+		{verifyWhole, false, true, true},
+		{verifyChunks, true, false, false},
+	} {
+		f := newConfig().Fetch
+		f.Verify, f.Background = verify{c.verify}, c.background
+		f.Image = []imageConfig{{Match: pattern{"a.example.com"}, Background: false}}
+		if a, b := f.proves(lazy), f.proves(other); a != c.lazy || b != c.other {
+			t.Errorf("%+v: %t, %t", c, a, b)
+		}
+	}
 }

@@ -112,6 +112,26 @@ func (m *mount) UnmarshalText(b []byte) error {
 
 func (m *mount) String() string { return string(m.Mode) }
 
+// verify is how far layers are checked, empty for what fits their image.
+type verify struct{ string }
+
+// The ways to check layers.
+const (
+	verifyWhole  = "whole"
+	verifyChunks = "chunks"
+)
+
+func (v *verify) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "", verifyWhole, verifyChunks:
+		v.string = string(b)
+		return nil
+	}
+	return fmt.Errorf("%q is not one of %s, %s", b, verifyWhole, verifyChunks)
+}
+
+func (v *verify) String() string { return v.string }
+
 // duration is a length of time, not negative.
 type duration struct{ time.Duration }
 

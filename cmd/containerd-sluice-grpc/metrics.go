@@ -30,6 +30,7 @@ type metrics struct {
 	readWait       prometheus.Histogram
 	verifyFailures *prometheus.CounterVec // host
 	prepare        prometheus.Histogram
+	proofs         *prometheus.CounterVec // result
 }
 
 // seconds reach from a read of the data file to a registry that makes one wait.
@@ -45,9 +46,10 @@ func newMetrics() *metrics {
 		reads:          counter("reads_total", "Reads of layers that reached the daemon: hit if the store had it all, miss if not.", "result"),
 		readWait:       histogram("read_wait_seconds", "What readers waited for missing chunks.").WithLabelValues().(prometheus.Histogram),
 		verifyFailures: counter("verify_failures_total", "Chunks that did not have their digest, by the host that sent them.", "host"),
+		proofs:         counter("proofs_total", "Lazy layers that were compared, as a whole, with what their images say: proven, or refused.", "result"),
 		prepare:        histogram("prepare_seconds", "Duration of Prepare calls.").WithLabelValues().(prometheus.Histogram),
 	}
-	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare,
+	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare, m.proofs,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	m.zero()
 	return m
@@ -61,6 +63,9 @@ func (m *metrics) zero() {
 	}
 	for _, p := range []layer.Priority{layer.Background, layer.Prefetch, layer.Demand} {
 		m.fetchSeconds.WithLabelValues(p.String())
+	}
+	for _, right := range []bool{true, false} {
+		m.proofs.WithLabelValues(proofResult(right))
 	}
 	m.startSeconds.WithLabelValues(resolvePhase)
 	for phase := range phases(layer.Range{}) {
@@ -100,6 +105,16 @@ func (m *metrics) fetched(r layer.Range) {
 // resolved observes what it took to learn what a layer is.
 func (m *metrics) resolved(d time.Duration) {
 	m.startSeconds.WithLabelValues(resolvePhase).Observe(d.Seconds())
+}
+
+// proved counts what became of a proof.
+func (m *metrics) proved(right bool) { m.proofs.WithLabelValues(proofResult(right)).Inc() }
+
+func proofResult(right bool) string {
+	if right {
+		return "proven"
+	}
+	return "refused"
 }
 
 // resolvePhase is the phase of start_seconds before there are ranges.

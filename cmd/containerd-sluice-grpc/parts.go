@@ -68,6 +68,8 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		SmallLayers:     max(c.Fetch.SmallLayers.bytes, 1), // no layer is as small
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),
 		BackgroundOf:    c.Fetch.background,
+		ProveOf:         c.Fetch.proves,
+		Proved:          m.proved,
 		Observer:        m.observer(),
 		Resolved:        m.resolved,
 	})

@@ -23,11 +23,11 @@ type gate struct {
 	images    map[string]int // how many are inside for each
 	held      int64          // bytes
 	waiting   [priorities][]*entrant
-	heldSince time.Time                 // since when Background is held back by trickle
-	lull      lull                      // what Background that is patient waits for the end of
-	lulled    *time.Timer               // calls dispatch when a lull has ended; nil if there was none
-	release   *time.Timer               // calls dispatch when the brake may let go; nil if it has never held
-	calm      [priorities]chan struct{} // closed when nothing above the priority is inside any more; nil if nobody waits for that
+	heldSince time.Time                     // since when Background is held back by trickle
+	lull      lull                          // what Background that is patient waits for the end of
+	lulled    *time.Timer                   // calls dispatch when a lull has ended; nil if there was none
+	release   *time.Timer                   // calls dispatch when the brake may let go; nil if it has never held
+	calm      [priorities + 1]chan struct{} // by priority + 1, see nobody: closed when nothing above the priority is inside any more; nil if nobody waits for that
 	reservations
 }
 
@@ -135,23 +135,27 @@ func (g *gate) depart(e *entrant) {
 		g.lull.begin(time.Now())
 		g.dispatchIn(&g.lulled, lullTime)
 	}
-	for p := range g.calm {
-		if g.calm[p] != nil && g.above(Priority(p)) == 0 {
-			close(g.calm[p])
-			g.calm[p] = nil
+	for i := range g.calm {
+		if g.calm[i] != nil && g.above(Priority(i-1)) == 0 {
+			close(g.calm[i])
+			g.calm[i] = nil
 		}
 	}
 	g.dispatch()
 }
 
+// nobody is a priority below all others: of what gives way to everything.
+const nobody Priority = -1
+
 // whenCalm returns a channel that is closed when nothing of a higher priority is inside, nil if nothing is now.
 func (g *gate) whenCalm(p Priority) <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.calm[p] == nil && g.above(p) > 0 {
-		g.calm[p] = make(chan struct{})
+	i := p + 1
+	if g.calm[i] == nil && g.above(p) > 0 {
+		g.calm[i] = make(chan struct{})
 	}
-	return g.calm[p]
+	return g.calm[i]
 }
 
 // holding returns the bytes held inside.

@@ -8,6 +8,7 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -276,8 +277,18 @@ func (p *prover) write(b []byte) error {
 	return err
 }
 
-// enter waits for a core.
+// enter waits for a core, and, but not for ever, until nothing is fetched: that is what decoding is for.
 func (p *prover) enter() error {
+	if calm := p.scheduler.ranges.whenCalm(nobody); calm != nil {
+		enough := time.NewTimer(backgroundTrickle)
+		defer enough.Stop()
+		select {
+		case <-calm:
+		case <-enough.C:
+		case <-p.ctx.Done():
+			return context.Cause(p.ctx)
+		}
+	}
 	turn := &entrant{priority: Background, image: p.ref}
 	if err := p.scheduler.cores.enter(p.ctx, turn); err != nil {
 		return err

@@ -1,0 +1,137 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
+)
+
+// ErrRefused says that a layer is known not to be the one that an image claims it to be. Readers get it (as EIO) if it is not what any
+// image claims.
+var ErrRefused = errors.New("the layer's contents are not those that the image claims")
+
+// proof is what is known of a mounted layer that came by its TOC: its diffID, and what images say that it is. A layer is mounted on the
+// word of its TOC, and snapshots are shared by their chain IDs, so an image could have its own contents stand for those of another.
+type proof struct {
+	mu     sync.Mutex
+	claims []Source
+	diffID digest.Digest // "" until it is computed
+}
+
+// claim takes what an image says. The error is that it is known to be wrong.
+func (p *proof) claim(src Source) error {
+	if !src.provable() {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := src.proven(p.diffID); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(p.claims, src.claimsAs) {
+		p.claims = append(p.claims, src)
+	}
+	return nil
+}
+
+// claimsAs says whether two sources say the same of their layer.
+func (src Source) claimsAs(other Source) bool {
+	return src.DiffID == other.DiffID && src.Chain == other.Chain && src.Below == other.Below
+}
+
+// open says whether there is something to be proven.
+func (p *proof) open() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.diffID == "" && len(p.claims) > 0
+}
+
+// known returns the layer's diffID, "" if it is not computed yet.
+func (p *proof) known() digest.Digest {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.diffID
+}
+
+// right says whether a diffID is what some image claims.
+func (p *proof) right(d digest.Digest) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.claims, func(src Source) bool { return src.prove(d) == nil })
+}
+
+// settle takes the layer's diffID, and returns the claims that are right, and those that are wrong.
+func (p *proof) settle(d digest.Digest) (right, wrong []Source) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.diffID = d
+	for _, src := range p.claims {
+		if src.prove(d) == nil {
+			right = append(right, src)
+		} else {
+			wrong = append(wrong, src)
+		}
+	}
+	p.claims = right
+	return right, wrong
+}
+
+// proves says whether a layer is to be proven, and is not yet.
+func (f *FS) proves(m *mounted) bool {
+	return !m.src.plain() && f.opts.ProveOf(m.src.Ref) && m.proof.open()
+}
+
+// prove computes the diffID of a complete layer, and compares it with what images claim. The error is ErrRefused if none of them is
+// right: then the layer is not to be read any more. Where some are, the snapshots of the others are not mounted any more.
+func (f *FS) prove(ctx context.Context, m *mounted) error {
+	d, err := m.shown.layer.Prove(ctx, m.proof.right)
+	if err != nil {
+		return err
+	}
+	right, wrong := m.proof.settle(d)
+	for _, src := range wrong {
+		m.shown.logger.WithField("image", src.Ref).WithError(src.prove(d)).
+			Error("an image claims that a layer is another one than it is: it is not mounted for this image any more")
+	}
+	f.opts.Proved(len(wrong) == 0)
+	if len(right) > 0 {
+		m.shown.logger.WithField("diffID", d).Debug("the layer is what its image claims")
+		return nil
+	}
+	m.shown.refused.Store(true)
+	return ErrRefused
+}
+
+// Contradicted returns why a mounted layer is not the one that src means, nil if nothing is known against it. The error wraps ErrRefused.
+func (f *FS) Contradicted(src Source) error {
+	m, err := f.lookup(src.Digest)
+	if err != nil || m.src.plain() || !src.provable() {
+		return nil
+	}
+	return src.proven(m.proof.known())
+}
+
+// name is a diffID as messages say it.
+func name(diffID digest.Digest) string {
+	if diffID == layer.NoDiffID {
+		return "none, as its blob is not what its TOC says"
+	}
+	return diffID.String()
+}
+
+// proven checks src against the diffID of a layer that has come by its TOC, if that is known: "" is not. The error wraps ErrRefused.
+func (src Source) proven(diffID digest.Digest) error {
+	if diffID == "" || !src.provable() {
+		return nil
+	}
+	if err := src.prove(diffID); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return nil
+}
