@@ -91,8 +91,11 @@ func (f *FS) proves(m *mounted) bool {
 // right: then the layer is not to be read any more. Where some are, the snapshots of the others are not mounted any more.
 func (f *FS) prove(ctx context.Context, m *mounted) error {
 	d, err := m.shown.layer.Prove(ctx, m.proof.right)
-	if err != nil {
+	switch {
+	case d == "":
 		return err
+	case err != nil:
+		m.shown.logger.WithError(err).Warn("the layer's diffID is computed, and has to be again after a restart")
 	}
 	right, wrong := m.proof.settle(d)
 	for _, src := range wrong {

@@ -96,7 +96,7 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Laye
 		blob:      o.Blob,
 		format:    toc.Format(store.Info().Format),
 		observer:  o.Observer,
-		skeleton:  o.Skeleton,
+		skeleton:  o.Skeleton && store.Info().DiffID == "",
 		tail:      make(chan struct{}),
 		pending:   make(map[int]*pending),
 	}

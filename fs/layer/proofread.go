@@ -12,7 +12,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/cache"
 )
 
-// blobPieces reads what a proof has to fetch of the blob, range by range, and gives its core up meanwhile.
+// blobPieces reads what a proof has to fetch of the blob, range by range, and lets other proofs go on meanwhile.
 type blobPieces struct {
 	p   *prover
 	sum hash.Hash // of all that was fetched; nil unless that is the whole blob
@@ -53,7 +53,7 @@ func (b *blobPieces) Read(p []byte) (int, error) {
 
 // fetch fetches the next range.
 func (b *blobPieces) fetch() error {
-	b.p.leave()
+	b.p.release()
 	size := min(b.end-b.next, backgroundRange)
 	place := &entrant{priority: Background, bytes: size, image: b.p.ref, blob: size}
 	if err := b.p.scheduler.ranges.enter(b.p.ctx, place); err != nil {
@@ -64,7 +64,7 @@ func (b *blobPieces) fetch() error {
 	if err != nil {
 		return err
 	}
-	return b.p.enter()
+	return b.p.hold()
 }
 
 func (b *blobPieces) load(size int64) error {
@@ -114,15 +114,15 @@ const (
 // dataWindow reads the data file from front to back, in large reads, which leave nothing in the page cache that was not there.
 type dataWindow struct {
 	store *cache.Layer
-	buf   []byte
+	buf   []byte // of windowSize bytes, aligned; nil until it is needed
 	off   int64  // of have, in the address space
 	have  []byte // in buf
 }
 
-func newDataWindow(store *cache.Layer) *dataWindow {
-	buf := make([]byte, windowSize+windowAlign)
-	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(buf))) % windowAlign
-	return &dataWindow{store: store, buf: buf[skip:][:windowSize]}
+// forget gives the memory up.
+func (d *dataWindow) forget() {
+	d.off += int64(len(d.have)) // where reading goes on
+	d.buf, d.have = nil, nil
 }
 
 // hash gives a chunk's bytes to write, piece by piece.
@@ -145,6 +145,11 @@ func (d *dataWindow) hash(c cache.Chunk, write func([]byte) error) error {
 
 // load reads from off on: as much as there is room for if that goes on from what was read before, else not much more than up to end.
 func (d *dataWindow) load(off, end int64) error {
+	if d.buf == nil {
+		buf := make([]byte, windowSize+windowAlign)
+		skip := -uintptr(unsafe.Pointer(unsafe.SliceData(buf))) % windowAlign
+		d.buf = buf[skip:][:windowSize]
+	}
 	start := off &^ (windowAlign - 1)
 	ahead := start - (d.off + int64(len(d.have)))
 	n := min(int64(windowSize), d.store.Info().DataSize-start)

@@ -18,8 +18,15 @@ import (
 // NoDiffID stands for the diffID of a layer that has none: its blob does not decompress to a tar that has its chunks where its TOC says.
 const NoDiffID digest.Digest = "none"
 
-// proofTurn is how many bytes are hashed before others get their turn at the core.
-const proofTurn = 4 << 20
+const (
+	// proofTurn is how many bytes are hashed before others get their turn at the core.
+	proofTurn = 4 << 20
+
+	// While ranges are fetched, whose decoding wants the cores, a turn waits for their end, for patience at first, and for leastPatience when
+	// that has been in vain: then it is some 40 MB/s, which takes 3 % of a core.
+	patience      = backgroundTrickle
+	leastPatience = 100 * time.Millisecond
+)
 
 // Prove computes the diffID of a layer whose chunks are all in the store, the digest of its tar, of what readers get and of the layer's
 // skeleton, and records it in the store. It is NoDiffID for a layer that cannot have one.
@@ -28,8 +35,9 @@ const proofTurn = 4 << 20
 // or the data file: then all is checked, the whole blob is fetched anew for its skeleton, and compared with its digest. What comes of that is
 // what the layer is.
 //
-// What the skeleton lacks is fetched. All is done as background work, for one layer of the node at a time. Errors say that the diffID
-// could not be found out; then it can be tried again. They wrap cache.ErrIncomplete where chunks are missing.
+// What the skeleton lacks is fetched. All is done as background work, and one layer of the node is hashed at a time. An error with a diffID
+// says that it could not be recorded; one without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete
+// where chunks are missing.
 func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (digest.Digest, error) {
 	if err := l.begin(); err != nil {
 		return "", err
@@ -38,20 +46,14 @@ func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (dige
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.life, func() { cancel(ErrClosed) })()
-	select {
-	case l.scheduler.proofs <- struct{}{}:
-		defer func() { <-l.scheduler.proofs }()
-	case <-ctx.Done():
-		return "", l.wrap("prove", context.Cause(ctx))
-	}
 	d, err := l.prove(ctx, right)
 	if err == nil {
 		err = l.store.SetDiffID(d)
 	}
 	if err != nil {
-		return "", l.wrap("prove", err)
+		err = l.wrap("prove", err)
 	}
-	return d, nil
+	return d, err
 }
 
 func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (digest.Digest, error) {
@@ -60,12 +62,13 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (dige
 	}
 	d, err := l.sum(ctx, false)
 	var broken *brokenError
-	if err != nil && !errors.As(err, &broken) || err == nil && right(d) {
-		return d, err
-	}
-	if err := l.store.DropSkeleton(); err != nil {
+	switch {
+	case err == nil && right(d):
+		return d, nil
+	case err != nil && !errors.As(err, &broken):
 		return "", err
 	}
+	_ = l.store.DropSkeleton() // if the disk does not let it go, it will not be believed the next time either
 	if err := l.store.Recheck(ctx); err != nil {
 		return "", err
 	}
@@ -93,29 +96,33 @@ type prover struct {
 	data     *dataWindow
 	turn     *entrant // at the cores; nil outside
 	hashed   int      // bytes in this turn
+	patience time.Duration
+	holds    bool // scheduler.proofs
 }
 
 // sum computes the layer's diffID. Anew, nothing is believed of the skeleton, and the blob's digest is checked.
-func (l *Layer) sum(ctx context.Context, anew bool) (_ digest.Digest, err error) {
-	p := &prover{Layer: l, ctx: ctx, tar: digest.SHA256.Hash(), data: newDataWindow(l.store)}
+func (l *Layer) sum(ctx context.Context, anew bool) (digest.Digest, error) {
+	p := &prover{Layer: l, ctx: ctx, tar: digest.SHA256.Hash(), data: &dataWindow{store: l.store}, patience: patience}
 	p.blob = newBlobPieces(p, anew)
-	defer p.leave()
+	defer p.release()
 	defer l.store.Trim()
 	l.scheduler.heap.begin()
 	defer l.scheduler.heap.end(proofTurn)
 	if !anew {
-		if p.skeleton, err = l.store.Skeleton(); err != nil {
+		s, err := l.store.Skeleton()
+		if err != nil {
 			return "", err
 		}
-		defer func() { err = errors.Join(err, p.skeleton.Close()) }()
+		defer s.Close()
+		p.skeleton = s
 	}
-	if err := p.enter(); err != nil {
+	if err := p.hold(); err != nil {
 		return "", err
 	}
-	if err := p.run(); err != nil {
-		return "", p.blob.judge(err)
+	if err := p.blob.judge(p.run()); err != nil {
+		return "", err
 	}
-	return digest.NewDigest(digest.SHA256, p.tar), p.blob.judge(nil)
+	return digest.NewDigest(digest.SHA256, p.tar), nil
 }
 
 // run goes over the blob's streams, and what lies between them.
@@ -277,14 +284,37 @@ func (p *prover) write(b []byte) error {
 	return err
 }
 
-// enter waits for a core, and, but not for ever, until nothing is fetched: that is what decoding is for.
+// hold waits until this is the proof that hashes.
+func (p *prover) hold() error {
+	select {
+	case p.scheduler.proofs <- struct{}{}:
+		p.holds = true
+		return p.enter()
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+}
+
+// release lets others hash, as long as this one waits for its registry, or for good.
+func (p *prover) release() {
+	p.leave()
+	p.data.forget()
+	if p.holds {
+		<-p.scheduler.proofs
+		p.holds = false
+	}
+}
+
+// enter waits for a core, and, but not for ever, until nothing is fetched.
 func (p *prover) enter() error {
 	if calm := p.scheduler.ranges.whenCalm(nobody); calm != nil {
-		enough := time.NewTimer(backgroundTrickle)
+		enough := time.NewTimer(p.patience)
 		defer enough.Stop()
 		select {
 		case <-calm:
+			p.patience = patience
 		case <-enough.C:
+			p.patience = max(p.patience/2, leastPatience)
 		case <-p.ctx.Done():
 			return context.Cause(p.ctx)
 		}

@@ -367,6 +367,51 @@ func TestProveStops(t *testing.T) {
 	}
 }
 
+// TestProveStalled: a registry that hangs keeps nobody else's layer from being proven.
+func TestProveStalled(t *testing.T) {
+	h := open(t, testLayer(), keepSkeleton)
+	other := open(t, smallLayer(), func(o *Options) {
+		keepSkeleton(o)
+		o.Scheduler = h.scheduler
+	})
+	for _, one := range []*harness{h, other} {
+		if err := one.Fill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked, release := make(chan struct{}), make(chan struct{})
+	h.blob.answer(func(ctx context.Context, n int, q request) (io.ReadCloser, error) {
+		if n == 0 {
+			close(asked)
+		}
+		return h.blob.stalled(ctx, q, release), nil
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.mustProve()
+	}()
+	<-asked
+	other.mustProve()
+	close(release)
+	<-done
+}
+
+// TestProveUnrecorded: what is found out counts, though the disk does not take it.
+func TestProveUnrecorded(t *testing.T) {
+	h := open(t, testLayer(), keepSkeleton)
+	if err := h.Fill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.store.Remove(h.fix.digest); err != nil {
+		t.Fatal(err)
+	}
+	want := tarDigest(t, h.fix.blob)
+	if d, err := h.Prove(t.Context(), is(want)); d != want || err == nil {
+		t.Errorf("diffID %s, error %v", d, err)
+	}
+}
+
 // TestProveEmpty: a layer without contents has nothing but a skeleton, none of which anybody has fetched before.
 func TestProveEmpty(t *testing.T) {
 	h := open(t, build(map[string][]byte{"etc/empty": {}}, estargz.WithCompressionLevel(gzip.BestSpeed)), keepSkeleton)

@@ -51,7 +51,7 @@ type Scheduler struct {
 	buffers *buffers
 	layouts *gate // TOCs that are made into metadata images, and tails
 	tails   tailBudget
-	proofs  chan struct{} // held while a layer is proven: one at a time
+	proofs  chan struct{} // held while a layer is hashed as a whole: one at a time
 	heap    heap
 }
 
