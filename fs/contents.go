@@ -30,7 +30,8 @@ func (f *FS) fetch(ctx context.Context, m *mounted) {
 }
 
 const (
-	staysLazy = "the layer is complete, but cannot be proven or mounted natively; it stays as it is for now"
+	staysLazy     = "the layer is complete, but cannot be mounted natively; it stays on FUSE for now"
+	staysUnproven = "the layer is complete, but could not be proven; it stays as it is for now, and that will be tried later"
 
 	// nativeRetry is how long after a native mount failed it is tried again, for the first time; then twice as long, up to an hour.
 	nativeRetry    = time.Minute
@@ -81,7 +82,11 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 		if err == nil || ctx.Err() != nil || errors.Is(err, ErrRefused) { // or the layer is going
 			return
 		}
-		m.shown.logger.WithError(err).Warn(staysLazy)
+		why := staysLazy
+		if f.proves(m) {
+			why = staysUnproven
+		}
+		m.shown.logger.WithError(err).Warn(why)
 		if !pause(ctx, wait) {
 			return
 		}
