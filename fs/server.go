@@ -40,7 +40,8 @@ type server struct {
 
 	userxattr bool // overlays on top have the option
 
-	waiting atomic.Int64 // READs that wait for a registry
+	waiting atomic.Int64  // READs that wait for a registry, or whose answers are not sent yet
+	filling chan struct{} // places of READs that have waited without a buffer
 
 	mu     sync.RWMutex
 	layers map[uint32]*shown // by layer ID
@@ -64,6 +65,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*serv
 		ended:         make(chan struct{}),
 		lost:          make(chan struct{}),
 		userxattr:     needsUserXattr(),
+		filling:       make(chan struct{}, maxFilling),
 		layers:        make(map[uint32]*shown),
 	}
 	w := log.G(ctx).WriterLevel(log.DebugLevel)
