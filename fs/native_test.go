@@ -133,6 +133,33 @@ func TestNativeAfterRestart(t *testing.T) {
 	})
 }
 
+// TestNativeAfterCrash: what was complete is mounted natively again, without the registry, also where nothing is fetched in the
+// background.
+func TestNativeAfterCrash(t *testing.T) {
+	const size = 3 << 20
+	l := buildBlob(t, []file{regular("file", noise(1, size)), regular("zeros", make([]byte, 4096))})
+	inNativeModes(t, func(t *testing.T, mode Mode) {
+		r, root := newRegistry(t, l), t.TempDir()
+		n := openNode(t, root, Options{Mode: mode, Background: true})
+		src := r.source(l)
+		n.mountLayer(t, src)
+		n.settled(t, l)
+		n.close(t)
+		crash(t, filepath.Join(root, "root", "layers"), l.digest, size) // which takes zeros only, so that nothing is lost
+
+		r.fail.Store(500)
+		n = openNode(t, root, Options{Mode: mode})
+		src.TOCDigest = l.tocDigest
+		if lazy := n.mountLayer(t, src); strings.HasSuffix(lazy, nativeSuffix) {
+			t.Errorf("%s is mounted before anybody has looked at the data", lazy)
+		}
+		eventually(t, "the native mount", func() bool { return n.Status()[0].Mount() == erofsNative })
+		dropCaches(t)
+		compare(t, n.path(t, l, "new"), l.files)
+		n.close(t)
+	})
+}
+
 // TestNativeRefused: where the kernel does not take the data file, the layer stays as it is.
 func TestNativeRefused(t *testing.T) {
 	l := buildBlob(t, []file{regular("file", noise(1, 100_000))})
