@@ -129,7 +129,8 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	m := &mounted{src: src, places: l.places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
-	m.ways.unmount, m.ways.logger = f.unmountWay, sh.logger
+	m.ways.unmount, m.ways.standing, m.ways.logger = f.unmountWay, f.standing, sh.logger
+	m.ways.remount = func(w way) error { return f.remount(context.WithoutCancel(ctx), m, w) }
 	f.server.show(sh)
 	if err := f.show(ctx, m); err != nil {
 		f.server.hide(sh.id)
