@@ -7,6 +7,7 @@
 //	data        the data file: the address space itself, sparse, filled chunk by chunk
 //	present     the presence record: which chunks the data file holds
 //	layer.json  what the layer is, checksums of meta.erofs and chunks, the sum of the chunks' sizes, and whether it is sealed
+//	skeleton    what else the layer's tar has, until its digest is known (see skeleton.go); it may be missing
 //
 // There are two kinds of layers. Those that Create makes come chunk by chunk, and what is lost of them is fetched again. Those that
 // Fill makes are there as a whole from the beginning, checked by whoever gave them, and come again as a whole.

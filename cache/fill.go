@@ -10,6 +10,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// FillMemory is how many bytes of memory Fill takes, besides what its caller does.
+const FillMemory = fillChunk
+
 const (
 	fillChunk = 4 << 20 // address space in a chunk of a layer that Fill has made
 	fillBlock = 4096

@@ -50,6 +50,10 @@ type Layer struct {
 
 	presentChunks, presentBytes atomic.Int64
 
+	diffID     atomic.Pointer[digest.Digest] // nil if not known
+	skeletonMu sync.Mutex
+	skeleton   *os.File // to append to; nil until there is a piece
+
 	wholeMu sync.Mutex
 	whole   chan struct{} // see Whole
 
@@ -71,6 +75,9 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 		}
 	}
 	l := &Layer{dir: dir, info: rec.Info, size: rec.ChunkBytes, sums: rec.Sums, whole: make(chan struct{})}
+	if rec.DiffID != "" {
+		l.diffID.Store(&rec.DiffID)
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.free())
@@ -124,7 +131,7 @@ func (l *Layer) Close() error {
 
 func (l *Layer) free() error {
 	errs := []error{l.table.unmap(), l.presence.unmap()}
-	for _, f := range []*os.File{l.data, l.direct} {
+	for _, f := range []*os.File{l.data, l.direct, l.skeleton} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
@@ -136,7 +143,13 @@ func (l *Layer) free() error {
 func (l *Layer) Digest() digest.Digest { return l.digest }
 
 // Info returns what the layer is.
-func (l *Layer) Info() Info { return l.info }
+func (l *Layer) Info() Info {
+	info := l.info
+	if d := l.diffID.Load(); d != nil {
+		info.DiffID = *d
+	}
+	return info
+}
 
 // MetadataPath returns the path of the metadata image, gone once the layer is removed.
 func (l *Layer) MetadataPath() string { return filepath.Join(l.dir, metaName) }

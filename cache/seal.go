@@ -126,6 +126,14 @@ func (l *Layer) verify(ctx context.Context, i int) (bool, error) {
 	}
 }
 
+// Recheck reads and hashes all chunks, and makes those absent that the disk has lost. The error wraps ErrIncomplete if there are any.
+func (l *Layer) Recheck(ctx context.Context) error {
+	if !l.Complete() {
+		return ErrIncomplete
+	}
+	return l.verifyAll(ctx)
+}
+
 // unmark makes a chunk absent. Readers that have asked Has already get what the page cache or the disk has.
 func (l *Layer) unmark(i int) {
 	if !unset(l.presence.present, i) {

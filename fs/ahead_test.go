@@ -43,6 +43,19 @@ func TestOneRequestForSmallLayers(t *testing.T) {
 	}
 }
 
+// TestSmallLayers: up to the size that is set, a layer comes whole with its TOC.
+func TestSmallLayers(t *testing.T) {
+	l := buildBlob(t, []file{regular("a", noise(1, 400_000))})
+	for limit, whole := range map[int64]bool{0: true, 450_000: true, 350_000: false, -1: false} {
+		r := newRegistry(t, l)
+		n := newNode(t, Options{Mode: FUSE, SmallLayers: limit, Scheduler: layer.NewScheduler(layer.SchedulerOptions{})})
+		compare(t, n.mountLayer(t, r.source(l)), l.files)
+		if got := r.asked(l.digest); (got == 1) != whole {
+			t.Errorf("up to %d bytes: %d requests", limit, got)
+		}
+	}
+}
+
 // TestAheadOfOtherTOC: a layer that was opened for one image is not mounted for another that names another TOC.
 func TestAheadOfOtherTOC(t *testing.T) {
 	l := buildBlob(t, []file{regular("file", noise(1, 1000))})

@@ -107,7 +107,7 @@ func (f *FS) Source(d digest.Digest) (Source, error) {
 // mount opens the layer, shows it, mounts it and starts to fetch it.
 func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	began := time.Now()
-	bringing, cancel := context.WithTimeoutCause(ctx, bringTimeout, errSlow)
+	bringing, cancel := context.WithTimeoutCause(ctx, f.patience, errSlow)
 	defer cancel()
 	if src, err = f.bring(bringing, src); err != nil {
 		return nil, err

@@ -50,17 +50,16 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	if src.plain() {
 		return src, nil
 	}
-	_, err, _ = f.opening.Do(src.Digest.String(), func() (any, error) {
+	return src, f.share(ctx, src.Digest, func(ctx context.Context) error {
 		if found, err := f.stored(src.Digest); found || err != nil { // since the look above
-			return nil, err
+			return err
 		}
 		err := f.create(ctx, src)
 		if f.opts.Resolved != nil {
 			f.opts.Resolved(time.Since(began))
 		}
-		return nil, err
+		return err
 	})
-	return src, err
 }
 
 // stored says whether the store has a layer.
@@ -186,25 +185,22 @@ func (f *FS) from(src Source, m ocispec.Manifest) (Source, error) {
 			if f.takes(desc) && src.provable() {
 				src.mediaType = desc.MediaType
 			}
-			return src.told(desc, m)
+			return src.told(desc, m, f.opts.SmallLayers)
 		}
 	}
 	return src, fmt.Errorf("manifest %s has no such layer", src.Manifest)
 }
 
-// told adds to src what its descriptor in m says.
-func (src Source) told(desc ocispec.Descriptor, m ocispec.Manifest) (Source, error) {
+// told adds to src what its descriptor in m says. small is Options.SmallLayers.
+func (src Source) told(desc ocispec.Descriptor, m ocispec.Manifest, small int64) (Source, error) {
 	d, place := toc.Annotated(desc.Annotations)
-	src.place, src.whole = place, desc.Size <= wholeSize(m.Layers)
+	src.place, src.whole = place, desc.Size <= wholeSize(m.Layers, small)
 	return src.with(d, desc.Size)
 }
 
-// wholeLimit is how many bytes of an image are fetched along with TOCs, layers that are fetched whole: where the contents are wanted
-// too, that saves a round trip, which at 25 MB/s and 50 ms is worth 1.25 MB. For many layers it would keep all of them from being mounted.
-const wholeLimit = 2 << 20
-
-// wholeSize is up to what size layers of an image are fetched whole: the smallest ones.
-func wholeSize(layers []ocispec.Descriptor) (size int64) {
+// wholeSize is up to what size layers of an image are fetched whole: the smallest ones, up to limit bytes together. One that is larger than
+// a tail never is: it would take longer than the request that it saves.
+func wholeSize(layers []ocispec.Descriptor, limit int64) (size int64) {
 	sizes := make([]int64, 0, len(layers))
 	for _, desc := range layers {
 		sizes = append(sizes, desc.Size)
@@ -212,7 +208,7 @@ func wholeSize(layers []ocispec.Descriptor) (size int64) {
 	slices.Sort(sizes)
 	sum := int64(0)
 	for _, n := range sizes {
-		if sum += n; n > toc.TailSize || sum > wholeLimit {
+		if sum += n; n > toc.TailSize || sum > limit {
 			return min(size, n-1) // all layers of a size, or none
 		}
 		size = n

@@ -270,8 +270,14 @@ func TestWholeSize(t *testing.T) {
 		for _, n := range c.sizes {
 			layers = append(layers, ocispec.Descriptor{Size: n})
 		}
-		if got := wholeSize(layers); got != c.want {
+		if got := wholeSize(layers, 2048*k); got != c.want {
 			t.Errorf("%v: %d, want %d", c.sizes, got, c.want)
 		}
+		if got := wholeSize(layers, -1); got > 0 {
+			t.Errorf("%v: %d, where none are wanted", c.sizes, got)
+		}
+	}
+	if got := wholeSize([]ocispec.Descriptor{{Size: 500 * k}, {Size: 600 * k}}, 1000*k); got != 500*k {
+		t.Errorf("%d with a lower limit", got)
 	}
 }

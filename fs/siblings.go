@@ -82,7 +82,7 @@ func (f *FS) siblings(m ocispec.Manifest, src Source) (lazy, whole []Source) {
 		if desc.Digest == src.Digest {
 			continue
 		}
-		s, err := Source{Ref: src.Ref, Digest: desc.Digest}.told(desc, m)
+		s, err := Source{Ref: src.Ref, Digest: desc.Digest}.told(desc, m, f.opts.SmallLayers)
 		switch {
 		case err != nil:
 		case s.TOCDigest != "":

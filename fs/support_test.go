@@ -104,14 +104,15 @@ type registry struct {
 	fail             atomic.Int64 // HTTP status of every answer, unless 0
 
 	mu         sync.Mutex
-	stallBelow int64         // with stalled: only requests for ranges that begin before this byte wait; 0: all
-	stalled    chan struct{} // while not nil, requests wait until it is closed
-	waiting    chan struct{} // gets one for each request that waits
+	requests   map[digest.Digest]int // for blobs
+	stallBelow int64                 // with stalled: only requests for ranges that begin before this byte wait; 0: all
+	stalled    chan struct{}         // while not nil, requests wait until it is closed
+	waiting    chan struct{}         // gets one for each request that waits
 }
 
 func newRegistry(t testing.TB, layers ...blob) *registry {
 	t.Helper()
-	r := &registry{content: make(map[digest.Digest][]byte), waiting: make(chan struct{}, 1024)}
+	r := &registry{content: make(map[digest.Digest][]byte), requests: make(map[digest.Digest]int), waiting: make(chan struct{}, 1024)}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := []byte("{}")
 	m.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))}
@@ -166,6 +167,9 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Docker-Content-Digest", d.String())
 	case "blobs":
 		r.blobs.Add(1)
+		r.mu.Lock()
+		r.requests[d]++
+		r.mu.Unlock()
 	}
 	switch code := int(r.fail.Load()); {
 	case code != 0:
@@ -175,6 +179,13 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	default:
 		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(content))
 	}
+}
+
+// asked returns how many requests there were for a blob.
+func (r *registry) asked(d digest.Digest) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.requests[d]
 }
 
 // stall makes requests wait until release.

@@ -77,6 +77,9 @@ func (src Source) has(info cache.Info) (Source, error) {
 
 // bringWhole makes the store have a plain layer, and checks that it is the one that src means.
 func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
+	t := f.takings.join(src.Digest)
+	defer f.takings.leave(src.Digest)
+	t.want()
 	if err := f.ensure(ctx, src); err != nil {
 		return src, err
 	}
@@ -93,21 +96,29 @@ func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
 
 // ensure makes the store have a plain layer, whatever its diffID.
 func (f *FS) ensure(ctx context.Context, src Source) error {
-	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) {
+	return f.share(ctx, src.Digest, func(ctx context.Context) error {
 		if found, err := f.stored(src.Digest); found || err != nil {
-			return nil, err
+			return err
+		}
+		if err := f.refused.find(src.Digest); err != nil {
+			return err
 		}
 		places := new(sources)
 		if err := f.addSource(places, src); err != nil {
-			return nil, err
+			return err
 		}
-		return nil, f.fetchWhole(ctx, src, places)
+		t := f.takings.join(src.Digest)
+		defer f.takings.leave(src.Digest)
+		err := f.fetchWhole(ctx, src, places, t.wanted)
+		if _, ok := errors.AsType[*plain.RefusedError](err); ok {
+			f.refused.keep(src.Digest, err)
+		}
+		return err
 	})
-	return err
 }
 
 // fetchWhole takes a plain layer from the registry. If the store has it and lacks some of it, that is mended.
-func (f *FS) fetchWhole(ctx context.Context, src Source, from *sources) error {
+func (f *FS) fetchWhole(ctx context.Context, src Source, from *sources, wanted <-chan struct{}) error {
 	began := time.Now()
 	err := plain.Take(ctx, plain.Options{
 		Ref:       src.Ref,
@@ -118,6 +129,7 @@ func (f *FS) fetchWhole(ctx context.Context, src Source, from *sources) error {
 		Scheduler: f.opts.Scheduler,
 		Blob:      from,
 		Observer:  f.opts.Observer,
+		Awaited:   wanted,
 	})
 	if err == nil {
 		log.G(ctx).WithFields(log.Fields{"image": src.Ref, "layer": src.Digest}).WithField("took", time.Since(began)).Debug("took plain layer")
@@ -134,14 +146,17 @@ func (f *FS) mend(ctx context.Context, m *mounted) error {
 	m.shown.logger.Warn(errLost.Error())
 	src := m.src
 	if src.mediaType == "" { // it was mounted from what the store had
-		resolving, cancel := context.WithTimeoutCause(ctx, bringTimeout, errSlow)
+		resolving, cancel := context.WithTimeoutCause(ctx, f.patience, errSlow)
 		defer cancel()
 		var err error
 		if src, err = f.resolve(resolving, src); err != nil {
 			return err
 		}
 	}
-	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) { return nil, f.fetchWhole(ctx, src, m.places) })
+	t := f.takings.join(src.Digest)
+	defer f.takings.leave(src.Digest)
+	t.want() // readers get errors
+	_, err, _ := f.opening.Do(src.Digest.String(), func() (any, error) { return nil, f.fetchWhole(ctx, src, m.places, t.wanted) })
 	if err == nil && !st.Complete() { // it was somebody else's look for the layer
 		err = errLost
 	}

@@ -30,7 +30,7 @@ func (s *Snapshotter) checkImplied(ctx context.Context, target, parent string, l
 	if err := s.ensure(ctx, chain); err != nil {
 		return err
 	}
-	holder := nameOn(target, parent)
+	holder := s.visitor(target)
 	defer s.fs.Drop(holder)
 	lowers, err := s.lowers(chain, holder)
 	if err != nil {
@@ -42,6 +42,11 @@ func (s *Snapshotter) checkImplied(ctx context.Context, target, parent string, l
 		}
 	}
 	return nil
+}
+
+// visitor is a name for one call to hold layers by. Another call for the same snapshot, at the same time, must not drop what this one holds.
+func (s *Snapshotter) visitor(name string) string {
+	return fmt.Sprintf("%s, visit %d", name, s.visits.Add(1))
 }
 
 // checkBelow looks at a directory in the topmost layer that has it.

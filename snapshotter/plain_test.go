@@ -250,7 +250,11 @@ func TestPlainImplied(t *testing.T) {
 				if err != nil || !slices.Equal(unpacked, test.unpacked) {
 					t.Errorf("unpacked %v, %v, want %v", unpacked, err, test.unpacked)
 				}
-				if err := img.remove(ctx, sn); err != nil {
+				requests, other := r.requests.Load(), namespace(t, "other")
+				if unpacked, err = img.pull(other, sn, "again"); err != nil || !slices.Equal(unpacked, test.unpacked) || r.requests.Load() != requests {
+					t.Errorf("again: unpacked %v, %v, %d requests", unpacked, err, r.requests.Load()-requests)
+				}
+				if err := errors.Join(img.remove(ctx, sn), img.remove(other, sn)); err != nil {
 					t.Fatal(err)
 				}
 				s.collect(t)

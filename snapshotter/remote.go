@@ -95,6 +95,8 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 	committed, err := false, s.checkImplied(ctx, target, parent, src.Digest)
 	if err == nil {
 		committed, err = s.commitRemote(ctx, target, parent, remoteLabels(labels, src))
+	} else if errors.Is(err, errImplied) {
+		s.fs.Refuse(src.Digest, err) // or each layer above it would bring it again
 	}
 	drop()
 	if committed {

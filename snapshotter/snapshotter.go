@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -77,6 +78,7 @@ type Snapshotter struct {
 	store    *cache.Store
 	db       *storage.MetaStore
 	claims   *claims
+	visits   atomic.Uint64 // see visitor
 	beside   *beside
 	overlay  []string // mount options of every overlay
 	volatile bool

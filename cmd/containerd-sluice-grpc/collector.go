@@ -4,12 +4,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluice-snapshotter/sluice/cmd/internal/control"
+	"github.com/sluice-snapshotter/sluice/fs/layer"
 )
 
 // collector reads at each scrape what the parts know of themselves.
 type collector struct {
-	parts                             *parts
-	layers, mounts, cached, in, limit *prometheus.Desc
+	parts                                   *parts
+	layers, mounts, cached, in, limit, held *prometheus.Desc
 }
 
 // collect adds the gauges.
@@ -21,6 +22,7 @@ func (m *metrics) collect(p *parts) {
 		cached: gauge("cache_bytes", "Bytes on disk of the layer store."),
 		in:     gauge("inflight_bytes", "Memory of what is being fetched."),
 		limit:  gauge("inflight_limit_bytes", "Most that inflight_bytes may be."),
+		held:   gauge("background_held", "Layers whose rest could be fetched and is not: for a limit, for pressure on IO, or for demand.", "reason"),
 	})
 }
 
@@ -30,7 +32,7 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.layers, c.mounts, c.cached, c.in, c.limit} {
+	for _, d := range []*prometheus.Desc{c.layers, c.mounts, c.cached, c.in, c.limit, c.held} {
 		descs <- d
 	}
 }
@@ -61,4 +63,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	send(c.in, c.parts.scheduler.Inflight())
 	send(c.limit, c.parts.scheduler.Limit())
+	held, why := c.parts.scheduler.Held()
+	for _, reason := range layer.Holds {
+		n := int64(0)
+		if reason == why {
+			n = int64(held)
+		}
+		send(c.held, n, string(reason))
+	}
 }

@@ -42,6 +42,7 @@ type fetchConfig struct {
 	BackgroundLimit    size     `toml:"background_limit" doc:"Most bytes a second that this fetches, over all layers together. \"0\": as many as come."`
 	BackgroundPressure percent  `toml:"background_pressure" doc:"It begins nothing while the kernel says that in more than so many percent of the last ten seconds\na task stalled on IO (the first number of /proc/pressure/io). 0: this does not matter."`
 	Plain              bool     `toml:"plain" doc:"Take plain layers, which have no table of contents, too: each is fetched as a whole and checked before\nit is mounted. Otherwise containerd downloads and unpacks them, and all layers above them."`
+	SmallLayers        size     `toml:"small_layers" doc:"An image's smallest lazy layers, of at most 1 MiB each, come whole with their tables of contents, so many\nbytes of them together. \"0\": none."`
 	PrefetchTimeout    duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
 
 	Image []imageConfig `toml:"image" doc:"Tables for images that are treated otherwise. The first one that matches counts, and each has all of\nthese keys. match is a pattern, where * and ? stand for anything but a slash, of the image's reference\nor of its beginning, up to a slash, a colon or an @.\n  [[fetch.image]]\n  match = \"registry.example.com/ml\"\n  background = false"`
@@ -82,6 +83,7 @@ func newConfig() config {
 			Concurrency:     16,
 			Background:      true,
 			Plain:           true,
+			SmallLayers:     size{2 << 20},
 			PrefetchTimeout: duration{10 * time.Second},
 		},
 	}

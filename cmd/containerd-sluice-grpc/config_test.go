@@ -57,11 +57,13 @@ func TestReadConfig(t *testing.T) {
 		{name: "every kind", text: "root = \"/r\"\nmount = \"fuse\"\nlog_level = \"warning\"\n[fetch]\nmemory_limit = \"1GiB\"\nconcurrency = 7\nbackground = false\nplain = false\nprefetch_timeout = \"1500ms\"\n",
 			want: set(func(c *config) {
 				c.Root, c.Mount, c.LogLevel = directory{"/r"}, mount{fs.FUSE}, level{logrus.WarnLevel}
-				c.Fetch = fetchConfig{MemoryLimit: limit{size{1 << 30}}, Concurrency: 7, PrefetchTimeout: duration{1500 * time.Millisecond}}
+				c.Fetch = fetchConfig{MemoryLimit: limit{size{1 << 30}}, Concurrency: 7, SmallLayers: size{2 << 20}, PrefetchTimeout: duration{1500 * time.Millisecond}}
 			})},
 		{name: "limits", text: "[fetch]\nbackground_limit = \"20MiB\"\nbackground_pressure = 100\n",
 			want: set(func(c *config) { c.Fetch.BackgroundLimit, c.Fetch.BackgroundPressure = size{20 << 20}, 100 })},
 		{name: "no limits", text: "[fetch]\nbackground_limit = \"0\"\nbackground_pressure = 0\n", want: newConfig()},
+		{name: "small layers", text: "[fetch]\nsmall_layers = \"500KiB\"\n", want: set(func(c *config) { c.Fetch.SmallLayers = size{500 << 10} })},
+		{name: "no small layers", text: "[fetch]\nsmall_layers = \"0\"\n", want: set(func(c *config) { c.Fetch.SmallLayers = size{} })},
 		{name: "limit without a unit", text: "[fetch]\nbackground_limit = 5\n", err: `FILE:2: fetch.background_limit: want a string such as "0", found 5`},
 		{name: "percents", text: "fetch.background_pressure = 101\n[registry]\n", err: "FILE:1: fetch.background_pressure: want a whole number from 0 to 100, found 101"},
 		{name: "negative percents", text: "fetch.background_pressure = -1\n", err: "FILE:1: fetch.background_pressure: must be at least 0, found -1"},

@@ -65,6 +65,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		NoPlain:   !c.Fetch.Plain,
 		// Zero means a default to these, and none to whoever wrote it.
 		PrefetchTimeout: max(c.Fetch.PrefetchTimeout.Duration, time.Nanosecond),
+		SmallLayers:     max(c.Fetch.SmallLayers.bytes, 1), // no layer is as small
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),
 		BackgroundOf:    c.Fetch.background,
 		Observer:        m.observer(),
@@ -92,6 +93,7 @@ func registry(c registryConfig, m *metrics) *remote.Registry {
 		MaxAttempts:  int(c.MaxAttempts),
 		StallTimeout: c.StallTimeout.Duration,
 		Trace:        m.trace(),
+		Urgency:      func(ctx context.Context) int { return int(layer.UrgencyFrom(ctx)) },
 	})
 }
 

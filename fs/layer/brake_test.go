@@ -56,13 +56,12 @@ func TestBackgroundLimit(t *testing.T) {
 func limitTo(t *testing.T, rate int64) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewScheduler(SchedulerOptions{TailMemory: -1, BackgroundLimit: rate})
+		layers := []*harness{open(t, bigLayer(), withScheduler(s)), open(t, bigLayer(), withScheduler(s))}
+		time.Sleep(lullTime) // opening them was urgent
 		l := ledger{start: time.Now()}
-		var layers []*harness
 		var filling sync.WaitGroup
-		for range 2 {
-			h := open(t, bigLayer(), withScheduler(s))
+		for _, h := range layers {
 			l.watch(h, rate)
-			layers = append(layers, h)
 			filling.Go(func() {
 				if err := h.Fill(t.Context()); err != nil {
 					t.Error(err)
@@ -203,6 +202,8 @@ func TestBackgroundPressure(t *testing.T) {
 						return 3, c.err
 					},
 				})))
+				time.Sleep(lullTime) // opening it was urgent
+				start = time.Now()
 				filled := make(chan error, 1)
 				go func() { filled <- h.Fill(t.Context()) }()
 				synctest.Wait()
@@ -232,6 +233,7 @@ func TestBrakedFillStops(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		filled := make(chan error, 1)
 		go func() { filled <- h.Fill(ctx) }()
+		time.Sleep(lullTime) // opening it was urgent
 		synctest.Wait()
 		if n := len(h.blob.seen()); n != 1 {
 			t.Errorf("%d ranges at once at a byte a second", n)

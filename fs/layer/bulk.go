@@ -5,6 +5,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +14,14 @@ import (
 // prefetchRanges is into how many ranges at least a prefetch list is split, if they are not too small: one for each core
 // if that is more. Four ranges hide a round trip of 50 ms.
 const prefetchRanges = 4
+
+// The rest of a layer without a prefetch list that comes in so many seconds is what a program that starts from it will read next, if
+// anything is. Measured at 10 ms and 100 MB/s: python starts in 0.70 s with background, in 0.79 s without; with a list in 0.56 s where
+// background goes on in the pauses, in 0.48 s where it does not.
+const (
+	momentSeconds = 0.7
+	unknownMoment = 32 << 20 // bytes, as long as the link is not known
+)
 
 // bulk fetches chunks [0, end) in order, in large ranges. What to fetch next is chosen when the scheduler admits it, so
 // what came otherwise meanwhile is passed over.
@@ -25,8 +34,10 @@ type bulk struct {
 	failures *failures // nil: the first one ends it
 	soon     int       // when chunks [0, soon) are in the store, first is called
 	first    func()    // once; nil if nobody wants to know
+	told     atomic.Bool
 
-	next int // chunks before it were seen to
+	next    int  // chunks before it were seen to
+	patient bool // in lulls, as the scheduler knows them
 }
 
 // Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error. If not nil,
@@ -101,10 +112,19 @@ func (b *bulk) measure(ctx context.Context) bool {
 	}
 	b.next = first
 	b.limit = backgroundRange
+	b.patient = b.l.store.Info().PrefetchChunks > 0 || sum > b.l.moment()
 	if b.priority == Prefetch {
 		b.limit = min(max(sum/int64(max(prefetchRanges, runtime.GOMAXPROCS(0))), prefetchRangeMin), prefetchRange)
 	}
 	return first < b.end
+}
+
+// moment returns how many bytes come so soon that fetching all of them is the best reading ahead for a program that starts.
+func (l *Layer) moment() int64 {
+	if link := l.blob.Link(); link.Rate > 0 {
+		return int64(link.Rate * momentSeconds)
+	}
+	return unknownMoment
 }
 
 // pass goes once over the chunks. It has at most one range wait for its turn, so that images are treated alike however many
@@ -143,7 +163,7 @@ func (b *bulk) launch(ctx, going context.Context) (_ *flight, place *entrant, wa
 		return nil, nil, 0
 	}
 	start := time.Now()
-	place = &entrant{priority: b.priority, bytes: b.l.memory(s), image: b.l.ref, blob: s.size}
+	place = &entrant{priority: b.priority, bytes: b.l.memory(s), image: b.l.ref, blob: s.size, patient: b.patient}
 	if err := b.l.scheduler.ranges.enter(going, place); err != nil {
 		return nil, nil, 0
 	}
@@ -174,7 +194,7 @@ func (b *bulk) one(ctx context.Context, f *flight, waited time.Duration) error {
 
 // tell calls first when it is time.
 func (b *bulk) tell() {
-	if b.first == nil {
+	if b.first == nil || b.told.Load() {
 		return
 	}
 	for i := range b.soon {
@@ -182,6 +202,7 @@ func (b *bulk) tell() {
 			return
 		}
 	}
+	b.told.Store(true)
 	b.first()
 }
 

@@ -246,6 +246,7 @@ func TestDemandSurvivesFill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := open(t, testLayer(), nil)
+				time.Sleep(lullTime) // opening it was urgent
 				fail := make(chan struct{})
 				h.blob.answer(func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
 					if q.priority == Demand {
@@ -278,4 +279,59 @@ func TestDemandSurvivesFill(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What tells that the beginning is there looks for it no more once it has.
+func TestTellOnce(t *testing.T) {
+	h := open(t, testLayer(), nil)
+	told := 0
+	b := &bulk{l: h.Layer, soon: h.Store().Info().PrefetchChunks, first: func() { told++ }}
+	if b.tell(); told != 0 {
+		t.Error("told before it is there")
+	}
+	if err := h.Prefetch(t.Context(), 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.tell()
+	b.l = nil // a look would be a panic
+	if b.tell(); told != 1 {
+		t.Errorf("told %d times", told)
+	}
+}
+
+// A range that a reader comes to wait for is urgent from then on, to those who queue requests.
+func TestUrgencyFrom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, testLayer(), nil)
+		off, chunk := h.place(hotFile)
+		at := h.Store().Chunk(chunk).BlobOffset
+		asked, end := make(chan context.Context, 1), make(chan struct{})
+		h.blob.answer(func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
+			if q.off <= at && at < q.end() {
+				asked <- ctx
+			}
+			return h.blob.stalled(ctx, q, end), nil
+		})
+		filled := make(chan error, 1)
+		go func() { filled <- h.Fill(t.Context()) }()
+		ctx := <-asked
+		synctest.Wait()
+		if u := UrgencyFrom(ctx); u != Background {
+			t.Errorf("it begins as %s", u)
+		}
+		read := make(chan error)
+		go func() { read <- h.check(t.Context(), off, 10) }()
+		synctest.Wait()
+		if u, p := UrgencyFrom(ctx), PriorityFrom(ctx); u != Demand || p != Background {
+			t.Errorf("with a reader it is %s, and was begun as %s", u, p)
+		}
+		close(end)
+		if err := errors.Join(<-read, <-filled); err != nil {
+			t.Error(err)
+		}
+		if u := UrgencyFrom(t.Context()); u != Demand {
+			t.Errorf("what is asked for elsewhere is %s", u)
+		}
+		h.close()
+	})
 }

@@ -9,7 +9,8 @@
 // All flights of a node go through one Scheduler, in three priorities: demand (a reader waits), prefetch (a container
 // will be started when it is there, or a sequential reader is about to come to it) and background (the rest). Within one, images
 // take turns. It bounds how many ranges are under way, how much memory they hold, and how many jobs decode at once. A reader that
-// comes to wait for a chunk in flight raises what has not begun of that flight to demand.
+// comes to wait for a chunk in flight raises what has not begun of that flight to demand. Who fetches by itself (package plain) has its ranges
+// admitted there too, and reserves its memory, which counts like theirs.
 //
 // A flight reads its range in one goroutine and cuts it into jobs, some streams each, that others decode, hash and store, on all
 // cores: neither does the network wait for a decoder, nor a lone range for one core. It holds three jobs at most. A stream too
@@ -19,6 +20,9 @@
 // How far to go is measured, not set: a demand range brings besides what the link brings in one round trip; who reads a layer
 // front to back gets a window ahead that doubles as long as that goes on (follow.go); background has as many ranges under way
 // as make it faster (pilot.go). While something more urgent is under way, ranges of less priority are not read on.
+//
+// What streams have besides chunks, the layer's skeleton, is kept as it is decoded (pieces.go). Once a layer is complete, Prove computes
+// its diffID of that and of the data file, without decoding anything again but what the skeleton lacks.
 //
 // A TOC in memory is many times as large as in its blob, so there is a limit for those too, and what a burst of work has taken
 // is given back to the system when the node has come to rest. Of chunk tables, which are mapped, no more is resident than what was

@@ -81,7 +81,7 @@ func (l *Layer) free(chunks []int) []int {
 // launch makes a flight of s. ctx ends with the layer's life. l.mu is held.
 func (l *Layer) launch(ctx context.Context, s span, base Priority) *flight {
 	f := &flight{span: s, base: base, raised: make(chan struct{})}
-	f.ctx, f.cancel = context.WithCancel(withPriority(ctx, base))
+	f.ctx, f.cancel = context.WithCancel(context.WithValue(withPriority(ctx, base), flightKey{}, f))
 	for _, i := range s.chunks {
 		p := &pending{flight: f, chunk: i, done: make(chan struct{})}
 		f.pending = append(f.pending, p)

@@ -13,7 +13,7 @@ import (
 type gate struct {
 	places [priorities]int   // how many may be inside when one of this priority enters, itself included
 	bytes  [priorities]int64 // how many bytes they may hold together then
-	// trickle is how often one of Background may enter while higher priorities are inside; 0: whenever there is room.
+	// trickle is how often one of Background may enter while higher priorities are inside, or in a lull; 0: whenever there is room.
 	trickle time.Duration
 	brake   *brake // of Background; nil if it has none
 	steered int    // how many of Background there may be, by the pilot; 0: as many as have a place
@@ -24,8 +24,11 @@ type gate struct {
 	held      int64          // bytes
 	waiting   [priorities][]*entrant
 	heldSince time.Time                 // since when Background is held back by trickle
+	lull      lull                      // what Background that is patient waits for the end of
+	lulled    *time.Timer               // calls dispatch when a lull has ended; nil if there was none
 	release   *time.Timer               // calls dispatch when the brake may let go; nil if it has never held
 	calm      [priorities]chan struct{} // closed when nothing above the priority is inside any more; nil if nobody waits for that
+	reservations
 }
 
 // entrant is work that wants in, waits, or is inside.
@@ -34,6 +37,7 @@ type entrant struct {
 	bytes    int64
 	image    string          // whose it is
 	blob     int64           // bytes that it fetches, for the brake
+	patient  bool            // of Background: it waits for the end of lulls
 	raised   <-chan struct{} // closed when it becomes Demand; nil if that does not happen
 
 	admitted bool // guarded by gate.mu
@@ -127,6 +131,10 @@ func (g *gate) depart(e *entrant) {
 	if g.images[e.image]--; g.images[e.image] == 0 {
 		delete(g.images, e.image)
 	}
+	if e.priority > Background && g.above(Background) == 0 && g.trickle > 0 {
+		g.lull.begin(time.Now())
+		g.dispatchIn(&g.lulled, lullTime)
+	}
 	for p := range g.calm {
 		if g.calm[p] != nil && g.above(Priority(p)) == 0 {
 			close(g.calm[p])
@@ -163,13 +171,14 @@ func (g *gate) steer(n int) {
 
 // dispatch admits all that can enter now. g.mu is held.
 func (g *gate) dispatch() {
-	for p := Demand; p >= Background; p-- {
+	least := g.grant()
+	for p := Demand; p >= least; p-- {
 		for len(g.waiting[p]) > 0 {
 			if p == Background && g.braked() {
 				return
 			}
 			e := g.next(p)
-			if !g.fits(e) {
+			if e == nil || !g.fits(e) {
 				return
 			}
 			g.remove(e)
@@ -184,16 +193,21 @@ func (g *gate) braked() bool {
 	if wait <= 0 {
 		return false
 	}
-	if g.release == nil {
-		g.release = time.AfterFunc(wait, func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.dispatch()
-		})
-	} else {
-		g.release.Reset(wait)
-	}
+	g.dispatchIn(&g.release, wait)
 	return true
+}
+
+// dispatchIn has dispatch called after a while, by a timer for each reason. g.mu is held.
+func (g *gate) dispatchIn(t **time.Timer, d time.Duration) {
+	if *t != nil {
+		(*t).Reset(d)
+		return
+	}
+	*t = time.AfterFunc(d, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.dispatch()
+	})
 }
 
 // fetches says that one inside fetches so many bytes, rather than what it thought.
@@ -219,11 +233,15 @@ func (g *gate) pressed() bool {
 	return g.brake != nil && g.brake.high
 }
 
-// next returns whose turn it is among those that wait with a priority. g.mu is held.
-func (g *gate) next(p Priority) *entrant {
-	next := g.waiting[p][0]
+// next returns whose turn it is among those that wait with a priority, nil if all of them wait for the end of a lull. g.mu is held.
+func (g *gate) next(p Priority) (next *entrant) {
+	now := time.Now()
+	lull := g.lull.lasts(now) && now.Sub(g.heldSince) < g.trickle
 	for _, e := range g.waiting[p] {
-		if g.images[e.image] < g.images[next.image] {
+		if e.patient && p == Background && lull {
+			continue
+		}
+		if next == nil || g.images[e.image] < g.images[next.image] {
 			next = e
 		}
 	}
@@ -231,8 +249,12 @@ func (g *gate) next(p Priority) *entrant {
 }
 
 func (g *gate) admit(e *entrant) {
-	if g.trickle > 0 && (e.priority == Background || g.above(Background) == 0) {
-		g.heldSince = time.Now()
+	now := time.Now()
+	if e.priority == Background || g.above(Background) == 0 && !g.lull.lasts(now) {
+		g.heldSince = now
+	}
+	if e.priority > Background {
+		g.lull.end(now)
 	}
 	g.inside[e.priority]++
 	g.held += e.bytes
@@ -253,7 +275,7 @@ func (g *gate) fits(e *entrant) bool {
 		return false
 	}
 	inside := g.inside[Background] + g.above(Background)
-	return inside == 0 || inside < g.places[p] && g.held+e.bytes <= g.bytes[p]
+	return inside == 0 || inside < g.places[p] && (e.bytes == 0 || g.held+e.bytes <= g.bytes[p])
 }
 
 // open reports whether Background may go in as far as the pilot and what is more urgent are concerned. g.mu is held.

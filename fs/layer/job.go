@@ -114,18 +114,23 @@ func (w *worker) do(j job) error {
 		w.busy += time.Since(start)
 	}()
 	data := (*j.buf)[:j.size]
+	kept := pieces{l: w.Layer}
+	defer kept.flush()
+	left := len(j.want)
 	return w.streams(j.want, func(first cache.Chunk, want []*pending) error {
-		return w.decode(data[first.BlobOffset-j.off:][:first.BlobSize], want)
+		left -= len(want)
+		kept.last = left == 0
+		return w.decode(data[first.BlobOffset-j.off:][:first.BlobSize], want, &kept)
 	})
 }
 
-// decode decodes the stream src, once for all chunks of want, and stores them.
-func (w *worker) decode(src []byte, want []*pending) error {
+// decode decodes the stream src, once for all chunks of want, and stores them. What else is in there goes to kept.
+func (w *worker) decode(src []byte, want []*pending, kept *pieces) error {
 	chunks := make([]int, len(want))
 	for i, p := range want {
 		chunks[i] = p.chunk
 	}
-	n, why, err := w.unpack(src, chunks, func(i int, data []byte) error {
+	n, why, err := w.unpack(src, chunks, kept, func(i int, data []byte) error {
 		if w.f.ctx.Err() != nil {
 			return context.Cause(w.f.ctx)
 		}
@@ -138,14 +143,17 @@ func (w *worker) decode(src []byte, want []*pending) error {
 }
 
 // unpack decodes the stream src and gives the bytes of chunks, which follow each other in it, to take, whose error ends it. It
-// returns how many it could decode, and why not more.
-func (l *Layer) unpack(src []byte, chunks []int, take func(i int, data []byte) error) (n int, why, err error) {
+// returns how many it could decode, and why not more. What else the stream has goes to kept, before its chunks do.
+func (l *Layer) unpack(src []byte, chunks []int, kept *pieces, take func(i int, data []byte) error) (n int, why, err error) {
 	last := l.store.Chunk(chunks[len(chunks)-1])
 	least := int(last.InnerOffset + last.Size)
 	room := min(l.format.Room(src, least), max(least+decodeRoom, smallData)) // which is what counts as taken
+	if l.skeleton {
+		room = max(room, least+decodeRoom)
+	}
 	buf := l.scheduler.buffers.get(int64(room))
 	defer l.scheduler.buffers.put(buf)
-	have, why := l.format.Decode(*buf, src, least)
+	have, why := kept.decode(*buf, src, least, chunks[len(chunks)-1])
 	for i, chunk := range chunks {
 		c := l.store.Chunk(chunk)
 		if c.InnerOffset+c.Size > int64(have) {

@@ -48,6 +48,8 @@ type Options struct {
 	Whole     bool          // fetch all of the blob along with its TOC, if it is small
 	// External gets the TOC, as compressed, of a layer that has it elsewhere; nil if nobody knows.
 	External func(ctx context.Context) ([]byte, error)
+	// Skeleton says that what the layer's tar has besides chunks is to be kept as it comes, for Prove.
+	Skeleton bool
 	Observer Observer
 }
 
@@ -59,6 +61,7 @@ type Layer struct {
 	blob      Blob
 	format    toc.Format
 	observer  Observer
+	skeleton  bool          // see Options
 	tail      chan struct{} // see TailStored
 
 	// life ends when the layer is closed. Calls hold alive for reading, so Close waits for them, and flights begin only
@@ -93,6 +96,7 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Laye
 		blob:      o.Blob,
 		format:    toc.Format(store.Info().Format),
 		observer:  o.Observer,
+		skeleton:  o.Skeleton,
 		tail:      make(chan struct{}),
 		pending:   make(map[int]*pending),
 	}

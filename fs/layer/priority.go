@@ -39,3 +39,13 @@ func PriorityFrom(ctx context.Context) Priority {
 	}
 	return Demand
 }
+
+type flightKey struct{}
+
+// UrgencyFrom is PriorityFrom as it is now: once a reader waits for a range, that is Demand, whatever it was started with.
+func UrgencyFrom(ctx context.Context) Priority {
+	if f, ok := ctx.Value(flightKey{}).(*flight); ok && f.waiters.Load() > 0 {
+		return Demand
+	}
+	return PriorityFrom(ctx)
+}

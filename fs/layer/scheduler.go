@@ -18,8 +18,8 @@ const (
 
 // SchedulerOptions bounds what all layers of a node do together.
 type SchedulerOptions struct {
-	// MemoryLimit is bytes of read buffers and decoded chunks in flight, and as many again of TOCs that are made into metadata
-	// images; 0 means 256 MiB.
+	// MemoryLimit is bytes of read buffers and decoded chunks in flight, and of plain layers that are taken, and as many again of TOCs
+	// that are made into metadata images; 0 means 256 MiB.
 	MemoryLimit int64
 	Concurrency int // ranges under way; 0 means 16
 	// TailMemory is bytes of the ends of blobs, which come along with TOCs, until their contents are stored. What has no room is fetched
@@ -39,7 +39,8 @@ type SchedulerOptions struct {
 // Background has as few ranges under way as leave it at full speed (see pilot), and enters only while at most three quarters of ranges
 // and memory are taken; prefetch leaves an eighth of both, so that a reader does not have to wait for either to end.
 // While something more urgent is active, background starts no more than one range a second, and neither it nor prefetch
-// reads on in those under way, for a second each. Within a priority images take turns. BackgroundLimit and BackgroundPressure
+// reads on in those under way, for a second each. Background of a layer that has a prefetch list, or is large, does not start in the
+// pauses of a program that reads now and again either, for ten seconds or so. Within a priority images take turns. BackgroundLimit and BackgroundPressure
 // hold background alone, and only ranges that have not begun: no reader ever waits for them.
 // A range that alone exceeds the memory limit is admitted when nothing else is under way.
 type Scheduler struct {
@@ -50,6 +51,7 @@ type Scheduler struct {
 	buffers *buffers
 	layouts *gate // TOCs that are made into metadata images, and tails
 	tails   tailBudget
+	proofs  chan struct{} // held while a layer is proven: one at a time
 	heap    heap
 }
 
@@ -89,8 +91,9 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			places: [priorities]int{Background: 1, Prefetch: cores, Demand: cores},
 			bytes:  [priorities]int64{m, m, m},
 		},
-		tails: tailBudget{left: o.TailMemory},
-		heap:  heap{free: debug.FreeOSMemory},
+		tails:  tailBudget{left: o.TailMemory},
+		proofs: make(chan struct{}, 1),
+		heap:   heap{free: debug.FreeOSMemory},
 	}
 	s.pilot.steer = s.ranges.steer
 	s.ranges.steer(s.pilot.places)
@@ -111,7 +114,7 @@ func (s *Scheduler) landed(r Range, yielded bool, requests int) {
 	}
 }
 
-// Inflight returns the bytes of memory reserved by the ranges under way.
+// Inflight returns the bytes of memory reserved by the ranges under way, and by reservations.
 func (s *Scheduler) Inflight() int64 { return s.ranges.holding() }
 
 // Limit returns the memory limit in bytes.

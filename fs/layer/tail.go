@@ -154,7 +154,8 @@ func (l *Layer) storeStream(t *tail, chunks []int) error {
 	if src == nil {
 		return errForgotten
 	}
-	_, why, err := l.unpack(src, chunks, func(i int, data []byte) error {
+	kept := pieces{l: l, last: true}
+	_, why, err := l.unpack(src, chunks, &kept, func(i int, data []byte) error {
 		if l.store.Has(chunks[i]) {
 			return nil
 		}

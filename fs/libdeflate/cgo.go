@@ -9,10 +9,14 @@ package libdeflate
 #include <stddef.h>
 #include <libdeflate.h>
 
-// The length by value: a pointer to it would have to be to C's memory, or to Go's heap.
-static ptrdiff_t sluice_gunzip(struct libdeflate_decompressor *d, void *dst, size_t room, const void *src, size_t size) {
+// Lengths by value: a pointer to them would have to be to C's memory, or to Go's heap.
+struct sluice_lengths { ptrdiff_t out; size_t in; };
+
+static struct sluice_lengths sluice_gunzip(struct libdeflate_decompressor *d, void *dst, size_t room, const void *src, size_t size) {
+	struct sluice_lengths l;
 	size_t n;
-	return libdeflate_gzip_decompress(d, src, size, dst, room, &n) == LIBDEFLATE_SUCCESS ? (ptrdiff_t)n : -1;
+	l.out = libdeflate_gzip_decompress_ex(d, src, size, dst, room, &l.in, &n) == LIBDEFLATE_SUCCESS ? (ptrdiff_t)n : -1;
+	return l;
 }
 */
 import "C"
@@ -37,18 +41,21 @@ var decompressors = sync.Pool{New: func() any {
 	return d
 }}
 
-// Gunzip decompresses the gzip member that src begins with, whatever follows it, into dst and returns its length, if
-// all of it is sound, its checksum included, and fits. Otherwise ok is false, and dst has anything in it.
+// Gunzip decompresses the gzip member that src begins with, whatever follows it, into dst and returns its length, and how many bytes
+// of src it takes, if all of it is sound, its checksum included, and fits. Otherwise ok is false, and dst has anything in it.
 //
 // It blocks for as long as that takes, some 2 ms a MiB, in a system call's place: other goroutines go on meanwhile, so more than
 // GOMAXPROCS threads may be busy. Nothing of dst and src is kept.
-func Gunzip(dst, src []byte) (n int, ok bool) {
+func Gunzip(dst, src []byte) (n, used int, ok bool) {
 	d := decompressors.Get().(*decompressor)
 	if d.c == nil {
-		return 0, false // no memory
+		return 0, 0, false // no memory
 	}
 	defer decompressors.Put(d)
-	size := C.sluice_gunzip(d.c, unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(len(dst)),
+	l := C.sluice_gunzip(d.c, unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(len(dst)),
 		unsafe.Pointer(unsafe.SliceData(src)), C.size_t(len(src)))
-	return max(int(size), 0), size >= 0
+	if l.out < 0 {
+		return 0, 0, false
+	}
+	return int(l.out), int(l.in), true
 }

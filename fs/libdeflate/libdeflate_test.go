@@ -43,7 +43,9 @@ func TestGunzip(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dst := make([]byte, tt.dst)
-			switch n, ok := Gunzip(dst, tt.src); {
+			switch n, used, ok := Gunzip(dst, tt.src); {
+			case ok && used != len(src):
+				t.Errorf("%d bytes of src, want %d", used, len(src))
 			case ok != (tt.ok && Version != ""):
 				t.Errorf("%d, %t", n, ok)
 			case ok && string(dst[:n]) != body:
@@ -64,7 +66,7 @@ func TestGunzipBetweenCollections(t *testing.T) {
 	}
 	for range 20 {
 		runtime.GC()
-		if n, ok := Gunzip(dst, src); !ok || string(dst[:n]) != body {
+		if n, _, ok := Gunzip(dst, src); !ok || string(dst[:n]) != body {
 			t.Fatal("after a collection")
 		}
 	}

@@ -6,4 +6,4 @@ package libdeflate
 const Version = ""
 
 // Gunzip decompresses the gzip member that src begins with, if there is a library to do it. There is none.
-func Gunzip(_, _ []byte) (n int, ok bool) { return 0, false }
+func Gunzip(_, _ []byte) (n, used int, ok bool) { return 0, 0, false }

@@ -2,6 +2,7 @@ package plain
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -18,6 +19,9 @@ const (
 
 	// maxWindow is the most memory that a zstd frame may ask for as its window: zstd --ultra -20 uses 32 MiB.
 	maxWindow = 32 << 20
+
+	// decoderMemory is what goes through a decoder at a time, and its tables: zstd's works on several blocks of 128 KiB at once.
+	decoderMemory = 2 << 20
 )
 
 // block is a part of the tar. Two use it.
@@ -35,12 +39,12 @@ func (b *block) done() {
 }
 
 // decode decompresses the blob into blocks, to its end.
-func (s *stream) decode() {
+func (s *stream) decode(ctx context.Context) {
 	r := &pieceReader{from: s.decoded}
 	defer r.close() // last, so that those behind need not wait for what is only hashed
 	defer close(s.summed)
 	defer close(s.indexed)
-	d, err := s.open(bufio.NewReaderSize(r, readBuffer))
+	d, err := s.open(ctx, bufio.NewReaderSize(r, readBuffer))
 	if err != nil {
 		s.decodeErr = fmt.Errorf("decompress: %w", err)
 		return
@@ -82,8 +86,8 @@ func readFull(r io.Reader, p []byte) (n int, err error) {
 }
 
 // open finds out how the blob is compressed and returns its decoder.
-func (s *stream) open(r *bufio.Reader) (io.ReadCloser, error) {
-	head, err := r.Peek(4)
+func (s *stream) open(ctx context.Context, r *bufio.Reader) (io.ReadCloser, error) {
+	head, err := r.Peek(zstd.HeaderMaxSize)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
@@ -92,6 +96,9 @@ func (s *stream) open(r *bufio.Reader) (io.ReadCloser, error) {
 	case Gzip:
 		return gzip.NewReader(r)
 	case Zstd:
+		if err := s.memory.Grow(ctx, window(head)); err != nil {
+			return nil, err
+		}
 		d, err := zstd.NewReader(r, zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
@@ -99,6 +106,20 @@ func (s *stream) open(r *bufio.Reader) (io.ReadCloser, error) {
 		return d.IOReadCloser(), nil
 	}
 	return io.NopCloser(r), nil
+}
+
+// window is the memory that a zstd decoder takes for a blob that begins with head, besides decoderMemory. All frames of a blob are taken
+// to be like the first; where that is none, or unclear, it is the most.
+func window(head []byte) int64 {
+	var h zstd.Header
+	if err := h.Decode(head); err != nil || h.Skippable {
+		return maxWindow
+	}
+	size := h.WindowSize
+	if h.SingleSegment {
+		size = h.FrameContentSize
+	}
+	return int64(min(size, maxWindow)) // more is refused
 }
 
 // blockReader reads the tar from its blocks.

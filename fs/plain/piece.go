@@ -7,20 +7,20 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sluice-snapshotter/sluice/fs/layer"
 )
 
 const (
 	pieceSize = 4 << 20 // bytes of the blob in one request
 	// pieces is how many of a layer are under way or waiting to be used. At 50 ms they can bring 320 MB/s.
 	pieces = 4
-	// pieceOverhead is what a layer holds besides its pieces, shared out among them: blocks, a chunk of the data file, buffers.
-	pieceOverhead = 2 << 20
 )
 
 // piece is a part of the blob that comes in while it is used. Two use it, each from its beginning.
 type piece struct {
 	buf  []byte
-	free func() // gives buf back
+	home chan<- []byte // where buf goes then; it has room for all
 
 	users atomic.Int32
 
@@ -30,8 +30,8 @@ type piece struct {
 	err  error     // why there are no more
 }
 
-func newPiece(buf []byte, free func()) *piece {
-	p := &piece{buf: buf, free: free}
+func newPiece(buf []byte, home chan<- []byte) *piece {
+	p := &piece{buf: buf, home: home}
 	p.users.Store(2)
 	p.more.L = &p.mu
 	return p
@@ -56,7 +56,7 @@ func (p *piece) await(n int) ([]byte, error) {
 // done is for a user to say.
 func (p *piece) done() {
 	if p.users.Add(-1) == 0 {
-		p.free()
+		p.home <- p.buf[:cap(p.buf)]
 	}
 }
 
@@ -108,7 +108,7 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 			return failed.or(context.Cause(ctx))
 		}
 		began := time.Now()
-		admitted, release, err := s.Scheduler.Admit(ctx, s.Ref, size+pieceOverhead)
+		admitted, place, err := s.memory.Admit(ctx)
 		if err != nil {
 			return failed.or(err)
 		}
@@ -116,16 +116,15 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 		if buf == nil {
 			buf = make([]byte, size)
 		}
-		p := newPiece(buf[:size], func() {
-			release()
-			buffers <- buf
-		})
+		p := newPiece(buf[:size], buffers)
 		s.hashed <- p // never waits: there are no more pieces than it has room for
 		s.decoded <- p
 		flights.Go(func() {
+			defer place.Leave()
 			began := time.Now()
-			err := s.bring(admitted, p, off)
-			s.fetched(int64(p.n), waited, began, err)
+			body := &politeBody{ctx: admitted, place: place, awaited: s.Awaited}
+			err := s.bring(body, p, off)
+			s.fetched(layer.Range{Blob: int64(p.n), Wait: waited + body.waited, Network: time.Since(began) - body.waited, Err: err})
 			if err != nil {
 				failed.set(err)
 				cancel(err) // first: once the users are told, they give back buffers that others still fill
@@ -137,16 +136,31 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 	return failed.or(nil)
 }
 
-func (s *stream) bring(ctx context.Context, p *piece, off int64) error {
-	body, err := s.Blob.ReadRange(ctx, off, int64(len(p.buf)))
+func (s *stream) bring(body *politeBody, p *piece, off int64) error {
+	from, err := s.Blob.ReadRange(body.ctx, off, int64(len(p.buf)))
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer from.Close()
+	body.from = from
 	if err := p.fill(body); err != nil {
 		return fmt.Errorf("bytes %d+%d of the blob: %w", off, len(p.buf), err)
 	}
 	return nil
+}
+
+// politeBody is a piece as it comes in, which gives way to readers as long as nobody waits for the layer.
+type politeBody struct {
+	ctx     context.Context // Read has none of its own
+	place   *layer.Place
+	awaited <-chan struct{}
+	from    io.Reader
+	waited  time.Duration
+}
+
+func (b *politeBody) Read(p []byte) (int, error) {
+	b.waited += b.place.Yield(b.ctx, b.awaited)
+	return b.from.Read(p)
 }
 
 // failure is the first error of several goroutines.

@@ -12,7 +12,8 @@
 // layer store. What the store takes in the end has the blob's digest, and its diffID is what was computed of it. Until then nothing
 // of it can be seen, and what is half-made goes when Take fails.
 //
-// What is in memory is a few pieces and blocks per layer, which the node's Scheduler admits, and a decoder's window.
+// What is in memory of a layer is a few pieces and blocks, a chunk of the data file, a decoder's window, and the tree. All of it is
+// reserved with the node's Scheduler, for as long as the layer is taken: the tree as it grows, the rest before anything is asked for.
 //
 // Take may be called concurrently, also for one layer, which is then fetched twice.
 package plain
@@ -21,7 +22,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
@@ -31,7 +31,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 )
 
-// Options says which layer to take. All but Observer are required.
+// Options says which layer to take. All but Observer and Awaited are required.
 type Options struct {
 	Ref       string        // image reference, for messages
 	Digest    digest.Digest // of the blob
@@ -41,6 +41,8 @@ type Options struct {
 	Scheduler *layer.Scheduler
 	Blob      layer.Blob
 	Observer  layer.Observer
+	// Awaited is closed when somebody waits for the layer. Until then, reading it gives way to readers of others; nil means that nobody will.
+	Awaited <-chan struct{}
 }
 
 // A DigestError says that what came is not the blob.
@@ -60,6 +62,13 @@ func (e *DigestError) Error() string {
 
 func (e *DigestError) Unwrap() error { return e.Err }
 
+// A RefusedError says that what came is the blob, and no layer that can be shown. It will not be one when it is fetched again.
+type RefusedError struct{ Err error }
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+
+func (e *RefusedError) Unwrap() error { return e.Err }
+
 // Takes says whether a layer is a plain one: of a media type whose bytes are all there is to it. Foreign layers, which have
 // places of their own to come from, and encrypted ones are not.
 func Takes(desc ocispec.Descriptor) bool {
@@ -75,7 +84,7 @@ func Takes(desc ocispec.Descriptor) bool {
 }
 
 // Take brings a layer into the store. Bytes that are not the blob's are fetched once more, from another host if there is one; then the
-// error is a *DigestError. Where the bytes are right and no layer that can be shown, it says why.
+// error is a *DigestError. Where the bytes are right and no layer that can be shown, it is a *RefusedError.
 func Take(ctx context.Context, o Options) error {
 	err := take(ctx, o)
 	var wrong *DigestError
@@ -95,8 +104,13 @@ func Take(ctx context.Context, o Options) error {
 }
 
 func take(ctx context.Context, o Options) error {
+	memory, err := o.Scheduler.Reserve(ctx, o.Ref, o.memory())
+	if err != nil {
+		return err
+	}
+	defer memory.Release()
 	l, err := o.Store.Fill(o.Digest, func(f *cache.Filling) (cache.Info, error) {
-		return newStream(o, f).run(ctx)
+		return newStream(o, memory, f).run(ctx)
 	})
 	if err != nil {
 		return err
@@ -104,9 +118,15 @@ func take(ctx context.Context, o Options) error {
 	return l.Close()
 }
 
+// memory is how many bytes taking the layer takes of memory, but for what shows on the way: its decoder's window, and its tree.
+func (o Options) memory() int64 {
+	return min(o.Size, pieces*pieceSize) + blocks*blockSize + cache.FillMemory + decoderMemory
+}
+
 // fetched tells of a piece.
-func (o Options) fetched(size int64, waited time.Duration, began time.Time, err error) {
+func (o Options) fetched(r layer.Range) {
+	r.Priority = layer.Prefetch
 	if o.Observer.Fetched != nil {
-		o.Observer.Fetched(layer.Range{Priority: layer.Prefetch, Blob: size, Wait: waited, Network: time.Since(began), Err: err})
+		o.Observer.Fetched(r)
 	}
 }

@@ -10,12 +10,14 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // stream is one attempt to take a layer.
 type stream struct {
 	Options
+	memory  *layer.Reservation
 	filling *cache.Filling
 
 	hashed, decoded chan *piece // each piece goes to both
@@ -30,9 +32,9 @@ type stream struct {
 	layout    *toc.Layout
 }
 
-func newStream(o Options, f *cache.Filling) *stream {
+func newStream(o Options, memory *layer.Reservation, f *cache.Filling) *stream {
 	s := &stream{
-		Options: o, filling: f,
+		Options: o, memory: memory, filling: f,
 		hashed: make(chan *piece, pieces), decoded: make(chan *piece, pieces),
 		summed: make(chan *block, blocks), indexed: make(chan *block, blocks), free: make(chan *block, blocks),
 		stop:   make(chan struct{}),
@@ -50,11 +52,15 @@ func (s *stream) run(ctx context.Context) (cache.Info, error) {
 	defer cancel(nil)
 	var fetchErr error
 	var group sync.WaitGroup
-	group.Go(func() { fetchErr = s.fetch(ctx) })
+	group.Go(func() {
+		if fetchErr = s.fetch(ctx); fetchErr != nil {
+			cancel(fetchErr) // who waits for memory need not wait any more
+		}
+	})
 	group.Go(s.hash)
-	group.Go(s.decode)
+	group.Go(func() { s.decode(ctx) })
 	group.Go(s.sum)
-	indexErr := s.index(writerAt(func(p []byte, off int64) (int, error) {
+	indexErr := s.index(ctx, writerAt(func(p []byte, off int64) (int, error) {
 		if ctx.Err() != nil { // a hole of a sparse file can be long, and needs nothing of what has ended
 			return 0, context.Cause(ctx)
 		}
@@ -64,7 +70,7 @@ func (s *stream) run(ctx context.Context) (cache.Info, error) {
 		cancel(indexErr) // nothing that could still come would help
 	}
 	group.Wait()
-	if err := s.judge(fetchErr, indexErr); err != nil {
+	if err := s.judge(ctx, fetchErr, indexErr); err != nil {
 		return cache.Info{}, err
 	}
 	if err := s.layout.WriteMetadata(s.filling.Meta); err != nil {
@@ -81,7 +87,7 @@ func (s *stream) run(ctx context.Context) (cache.Info, error) {
 
 // judge says what is wrong with the layer: that it has not come, that what came is not the blob, or that the blob is no layer that can
 // be shown. All of the blob is read to tell the last two apart.
-func (s *stream) judge(fetchErr, indexErr error) error {
+func (s *stream) judge(ctx context.Context, fetchErr, indexErr error) error {
 	if fetchErr != nil {
 		return fetchErr
 	}
@@ -92,7 +98,10 @@ func (s *stream) judge(fetchErr, indexErr error) error {
 	if got := digest.NewDigest(s.Digest.Algorithm(), s.digest); got != s.Digest {
 		return &DigestError{Host: s.Blob.Host(), Got: got, Want: s.Digest, Err: err}
 	}
-	return err
+	if err == nil || ctx.Err() != nil { // which it is of a disk that is full, too
+		return err
+	}
+	return &RefusedError{err}
 }
 
 // hash takes the digest of the blob.
@@ -118,10 +127,10 @@ func (s *stream) sum() {
 }
 
 // index makes the tree and writes the contents of files. Bytes behind the tar's end count for the diffID.
-func (s *stream) index(data io.WriterAt) error {
+func (s *stream) index(ctx context.Context, data io.WriterAt) error {
 	r := &blockReader{from: s.indexed, end: &s.decodeErr}
 	defer r.close()
-	layout, err := toc.Index(r, data)
+	layout, err := toc.Index(r, data, func(bytes int64) error { return s.memory.Grow(ctx, bytes) })
 	if err == nil {
 		_, err = io.Copy(io.Discard, r)
 	}

@@ -10,10 +10,13 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -144,6 +147,9 @@ func TestTakeRefused(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) || test.is != nil && !errors.Is(err, test.is) {
 				t.Errorf("got %v", err)
 			}
+			if _, ok := errors.AsType[*RefusedError](err); !ok {
+				t.Errorf("%v is worth another try", err)
+			}
 			if len(b.distrusted) > 0 || b.ranges.Load() != (r.Size+pieceSize-1)/pieceSize {
 				t.Errorf("%d requests, distrusted %q", b.ranges.Load(), b.distrusted)
 			}
@@ -247,6 +253,70 @@ func TestTakeMany(t *testing.T) {
 	}
 }
 
+// TestTakeReserves takes layers that need more memory once their decoder is known, all at once: they do not wait for each other for ever,
+// and what they hold is accounted for.
+func TestTakeReserves(t *testing.T) {
+	const window = 8 << 20
+	files := map[string][]byte{"f": noise(1, 6*pieceSize)}
+	content := tarOf(t, files)
+	var blob bytes.Buffer
+	w, err := zstd.NewWriter(&blob, zstd.WithWindowSize(window))
+	if err == nil {
+		_, err = w.Write(content)
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, &fakeBlob{bytes: blob.Bytes()}, ocispec.MediaTypeImageLayerZstd)
+	least := r.memory() + window // from the fifth piece on: then the first was used
+	for _, limit := range []int64{1, 72 << 20, 1 << 30} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			r.Scheduler = layer.NewScheduler(layer.SchedulerOptions{MemoryLimit: limit})
+			var most atomic.Int64
+			r.Observer.Fetched = func(layer.Range) {
+				held := r.Scheduler.Inflight()
+				for seen := most.Load(); held > seen && !most.CompareAndSwap(seen, held); seen = most.Load() {
+				}
+			}
+			var wg sync.WaitGroup
+			for range 5 {
+				wg.Go(func() {
+					if err := Take(t.Context(), r.Options); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if got := most.Load(); got < least || got > max(limit, least) {
+				t.Errorf("%d MiB were held at most, want %d to %d", got>>20, least>>20, max(limit, least)>>20)
+			}
+			r.check(t, Zstd, content, files)
+			if err := r.store.Remove(r.Digest); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestWindow(t *testing.T) {
+	for name, test := range map[string]struct {
+		head string
+		want int64
+	}{
+		"window":         {"\x28\xb5\x2f\xfd\x00\x68", 8 << 20},
+		"single segment": {"\x28\xb5\x2f\xfd\x60\x00\x01", 512},
+		"too large":      {"\x28\xb5\x2f\xfd\x00\xf8", maxWindow},
+		"skippable":      {"\x50\x2a\x4d\x18\x04\x00\x00\x00", maxWindow},
+		"cut off":        {"\x28\xb5\x2f\xfd", maxWindow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := window([]byte(test.head)); got != test.want {
+				t.Errorf("%d bytes, want %d", got, test.want)
+			}
+		})
+	}
+}
+
 // TestTakeMemory takes a layer that is far larger than what it may take of memory.
 func TestTakeMemory(t *testing.T) {
 	content := tarOf(t, map[string][]byte{"f": noise(1, 40<<20), "g": make([]byte, 40<<20)})
@@ -277,5 +347,56 @@ func TestTakes(t *testing.T) {
 	}
 	if Takes(ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Size: 1, URLs: []string{"https://example.com"}}) {
 		t.Error("a layer with places of its own")
+	}
+}
+
+// silent is a blob that somebody waits for.
+type silent struct{ fakeBlob }
+
+func (*silent) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// TestTakeYields: a layer that nobody waits for gives way to whoever waits for another, for a second a piece.
+func TestTakeYields(t *testing.T) {
+	content := tarOf(t, map[string][]byte{"f": noise(1, 100_000)})
+	for name, test := range map[string]struct {
+		awaited bool
+		want    time.Duration
+	}{"ahead": {false, time.Second}, "awaited": {true, 0}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, &fakeBlob{bytes: content}, ocispec.MediaTypeImageLayer)
+			synctest.Test(t, func(t *testing.T) {
+				awaited := make(chan struct{})
+				if test.awaited {
+					close(awaited)
+				}
+				r.Scheduler, r.Awaited = layer.NewScheduler(layer.SchedulerOptions{}), awaited
+				var waited time.Duration
+				r.Observer.Fetched = func(got layer.Range) { waited = got.Wait }
+				ctx, leave := context.WithCancel(t.Context())
+				left := make(chan error)
+				go func() {
+					_, err := layer.Open(ctx, layer.Options{
+						Ref: "example.com/b:c", Digest: digest.FromString("b"), Store: r.store, Scheduler: r.Scheduler,
+						Blob: new(silent), BlobSize: 1 << 20, TOCDigest: digest.FromString("t"),
+					})
+					left <- err
+				}()
+				synctest.Wait()
+				began := time.Now()
+				if err := Take(t.Context(), r.Options); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took != test.want || waited != test.want {
+					t.Errorf("it took %s, and waited %s, want %s", took, waited, test.want)
+				}
+				leave()
+				if err := <-left; !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+		})
 	}
 }

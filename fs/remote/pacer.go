@@ -7,15 +7,21 @@ import (
 	"time"
 )
 
-// growAfter is how many good answers allow one request more at a host that was overloaded.
-const growAfter = 4
+const (
+	// growAfter is how many good answers allow one request more at a host that was overloaded.
+	growAfter = 4
+	// passedOver is how long who came first may be passed over by what is more urgent, again and again: a reader that never stops is not to
+	// stop all else for good.
+	passedOver = time.Second
+)
 
 // errPaused says that a host has asked to be left alone.
 var errPaused = errors.New("the host asks to wait")
 
 // A pacer decides when the next request to a host may start. There is no limit until the host says that it is asked too
 // much. Then nobody starts a request before the time it asked for, half of the requests that were under way may be, and
-// each few good answers allow one more, until there are twice as many as when it began.
+// each few good answers allow one more, until there are twice as many as when it began. Of those who wait for that the most urgent is first,
+// then small and large requests take turns, and then it goes by who came first; who that is goes before all others once a second.
 //
 // Under way is a request until its body is closed, but one whose reader does not read, or whose host does not send, lends its
 // place to the next in the queue. So nobody waits here for what a reader does elsewhere: not a demand miss for
@@ -33,9 +39,10 @@ type pacer struct {
 	event     uint64             // counts overloads
 	streak    int                // of them without a good answer in between
 	notBefore time.Time
-	queues    [2]queue // of large and of small requests, which take turns
-	turn      int      // which queue is first
-	watching  bool     // tick will run
+	queues    [2]queue  // of large and of small requests, which take turns
+	turn      int       // which queue is first
+	served    time.Time // when who came first was it last
+	watching  bool      // tick will run
 }
 
 // enter waits for a place. Its errors are errPaused, at once or while it waits, and ctx's cause.
@@ -48,7 +55,8 @@ func (p *pacer) enter(ctx context.Context, o order) (*slot, error) {
 		p.mu.Unlock()
 		return nil, errPaused
 	}
-	w := &waiter{order: o, done: make(chan struct{})}
+	w := &waiter{order: o, came: p.now(), done: make(chan struct{})}
+	w.urgency = func() int { return p.registry.opts.Urgency(ctx) }
 	p.queues[o.kind()].insert(w)
 	p.dispatch()
 	p.mu.Unlock()
@@ -80,17 +88,34 @@ func (p *pacer) dispatch() {
 			p.watch()
 			return
 		}
-		q := &p.queues[p.turn]
-		if q.Len() == 0 {
-			q = &p.queues[1-p.turn]
-		}
-		w := q.pop()
+		w := p.next()
+		p.queues[w.kind()].remove(w)
 		p.turn = 1 - w.kind()
 		w.slot = &slot{pacer: p, event: p.event}
 		w.slot.waits(p.now())
 		p.slots[w.slot] = struct{}{}
 		close(w.done)
 	}
+}
+
+// next returns whose turn it is. Somebody waits. p.mu is held.
+func (p *pacer) next() *waiter {
+	w, urgency := p.queues[p.turn].best()
+	if other, u := p.queues[1-p.turn].best(); w == nil || other != nil && u > urgency {
+		w = other
+	}
+	first := p.queues[0].first()
+	if other := p.queues[1].first(); first == nil || other != nil && other.ticket < first.ticket {
+		first = other
+	}
+	now := p.now()
+	if w != first && now.Sub(first.came) >= passedOver && now.Sub(p.served) >= passedOver {
+		w = first
+	}
+	if w == first {
+		p.served = now
+	}
+	return w
 }
 
 // room reports whether one more request may start. p.mu is held.
@@ -180,10 +205,10 @@ func (p *pacer) pause(d time.Duration) {
 	}
 	p.notBefore = until
 	for i := range p.queues {
-		for p.queues[i].Len() > 0 {
-			w := p.queues[i].pop()
+		for _, w := range p.queues[i] {
 			w.err = errPaused
 			close(w.done)
 		}
+		p.queues[i] = nil
 	}
 }

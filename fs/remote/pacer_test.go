@@ -170,6 +170,115 @@ func TestPacerQueues(t *testing.T) {
 	}
 }
 
+type urgencyKey struct{}
+
+// byUrgency lets requests wait at p, each as urgent as it says at the moment, and returns in which order they are let in.
+func byUrgency(t *testing.T, p *pacer, begin *slot, come ...*atomic.Int64) (names []int) {
+	t.Helper()
+	admitted := make(chan *slot)
+	for i, urgency := range come {
+		go func() {
+			size := int64(large)
+			if i%2 == 1 {
+				size = small
+			}
+			s, err := p.enter(context.WithValue(t.Context(), urgencyKey{}, urgency), order{uint64(i), size})
+			if err != nil {
+				t.Error(err)
+			}
+			names = append(names, i)
+			admitted <- s
+		}()
+		synctest.Wait()
+	}
+	for range come {
+		begin.leave()
+		begin = <-admitted
+	}
+	return names
+}
+
+func urgent(levels ...int64) []*atomic.Int64 {
+	out := make([]*atomic.Int64, len(levels))
+	for i, n := range levels {
+		out[i] = new(atomic.Int64)
+		out[i].Store(n)
+	}
+	return out
+}
+
+func TestPacerUrgency(t *testing.T) {
+	for name, test := range map[string]struct {
+		levels []*atomic.Int64
+		want   []int
+	}{
+		"alike, in turns":  {urgent(1, 1, 1, 1), []int{1, 0, 3, 2}},
+		"demand at last":   {urgent(0, 0, 1, 1, 2, 2), []int{5, 4, 3, 2, 1, 0}},
+		"demand is small":  {urgent(1, 0, 1, 2), []int{3, 0, 2, 1}},
+		"demand is large":  {urgent(1, 0, 2, 1), []int{2, 3, 0, 1}},
+		"first come first": {urgent(0, 0, 2, 0, 2), []int{2, 4, 1, 0, 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, slots := limited(t, 1)
+				p.registry.opts.Urgency = func(ctx context.Context) int {
+					n, ok := ctx.Value(urgencyKey{}).(*atomic.Int64)
+					if !ok {
+						return 0
+					}
+					return int(n.Load())
+				}
+				if got := byUrgency(t, p, slots[0], test.levels...); fmt.Sprint(got) != fmt.Sprint(test.want) {
+					t.Errorf("%v, want %v", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// A request that somebody comes to wait for is urgent from then on, and one that nobody waits for is not passed over for ever.
+func TestPacerUrgencyChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, slots := limited(t, 1)
+		p.registry.opts.Urgency = func(ctx context.Context) int { return int(ctx.Value(urgencyKey{}).(*atomic.Int64).Load()) }
+		come := make(chan int, 16)
+		enter := func(i int, urgency *atomic.Int64) {
+			go func() {
+				s, err := p.enter(context.WithValue(t.Context(), urgencyKey{}, urgency), order{uint64(i), large})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				slots = append(slots, s)
+				come <- i
+			}()
+			synctest.Wait()
+		}
+		next := func(want int) {
+			t.Helper()
+			slots[len(slots)-1].leave()
+			if got := <-come; got != want {
+				t.Errorf("%d, want %d", got, want)
+			}
+		}
+		levels := urgent(0, 0, 1, 2, 2, 2, 2)
+		for i, n := range levels {
+			enter(i, n)
+		}
+		next(3)
+		levels[1].Store(2) // joined
+		next(1)
+		time.Sleep(passedOver)
+		next(0)
+		next(4)
+		time.Sleep(passedOver / 2)
+		next(5)
+		time.Sleep(passedOver / 2)
+		next(2)
+		next(6)
+	})
+}
+
 func TestPacerSendsWaitersAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, slots := limited(t, 2)

@@ -1,6 +1,9 @@
 package remote
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // smallRange is the most bytes of what is asked for to learn something, a manifest or a TOC, and not to have it.
 const smallRange = 256 << 10
@@ -22,9 +25,11 @@ func (o order) kind() int {
 // A waiter is a request that has not begun.
 type waiter struct {
 	order
-	done chan struct{} // closed once one of the two is set
-	slot *slot
-	err  error
+	came    time.Time
+	urgency func() int    // at the moment: others may come to wait for the same
+	done    chan struct{} // closed once one of the two is set
+	slot    *slot
+	err     error
 }
 
 // A queue holds waiters, the lowest ticket first.
@@ -40,10 +45,22 @@ func (q *queue) insert(w *waiter) {
 	*q = slices.Insert(*q, i, w)
 }
 
-func (q *queue) pop() *waiter {
-	w := (*q)[0]
-	*q = slices.Delete(*q, 0, 1)
-	return w
+// first returns the lowest ticket, nil if there is none.
+func (q *queue) first() *waiter {
+	if len(*q) == 0 {
+		return nil
+	}
+	return (*q)[0]
+}
+
+// best returns the most urgent waiter, of several the lowest ticket, and how urgent it is; nil if there is none.
+func (q *queue) best() (best *waiter, urgency int) {
+	for _, w := range *q {
+		if u := w.urgency(); best == nil || u > urgency {
+			best, urgency = w, u
+		}
+	}
+	return best, urgency
 }
 
 func (q *queue) remove(w *waiter) {

@@ -35,6 +35,9 @@ type Options struct {
 	StallTimeout time.Duration
 	Backoff      Backoff
 	Trace        Trace
+	// Urgency says by the context of a request how urgent it is at the moment: where a host limits requests, what is more urgent goes first. It
+	// must not block. Nil means that all are alike.
+	Urgency func(ctx context.Context) int
 }
 
 // Backoff is the wait between rounds: Min, doubled with each round up to Max, of which between half and all is waited.
@@ -106,6 +109,9 @@ func withDefaults(o Options) Options {
 	}
 	if o.MaxAttempts <= 0 {
 		o.MaxAttempts = 8
+	}
+	if o.Urgency == nil {
+		o.Urgency = func(context.Context) int { return 0 }
 	}
 	setDefault(&o.StallTimeout, 30*time.Second)
 	setDefault(&o.Backoff.Min, 100*time.Millisecond)

@@ -26,6 +26,11 @@ const (
 	xattrRecord = "SCHILY.xattr." // begins the PAX records of xattrs
 
 	indexBuffer = 128 << 10
+
+	// nodeMemory is how many bytes of memory a file takes from its entry in the tar until it is in the metadata image, besides its names.
+	nodeMemory = 512
+	// memoryStep is in how many bytes at a time Index asks for memory.
+	memoryStep = 1 << 20
 )
 
 // ErrTar is in the errors of Index about a stream that is no tar, or a broken one.
@@ -38,13 +43,17 @@ type indexer struct {
 	tree   *tree
 	layout Layout
 	buf    []byte
+	memory func(bytes int64) error // nil if nobody wants to know
+	made   int                     // nodes of the tree that were counted
+	due    int64                   // bytes of memory that were not asked for yet
 }
 
 // Index reads the tar of a plain layer and lays it out as it comes: the contents of its files go to data, in ascending order, each
 // from a 4 KiB boundary on. What it refuses is an *EntryError; ErrTar is in other errors about the tar, and data's errors
-// are returned as they are. It does not read on behind the tar's end.
-func Index(r io.Reader, data io.WriterAt) (*Layout, error) {
-	x := &indexer{in: tar.NewReader(r), data: data, tree: newTree(), buf: make([]byte, indexBuffer)}
+// are returned as they are, as those of memory, which is told how many more bytes the tree takes as it grows, a MiB or so at a time; it
+// may be nil. Index does not read on behind the tar's end.
+func Index(r io.Reader, data io.WriterAt, memory func(bytes int64) error) (*Layout, error) {
+	x := &indexer{in: tar.NewReader(r), data: data, tree: newTree(), buf: make([]byte, indexBuffer), memory: memory}
 	x.tree.implied = map[string]*metadata.Node{}
 	for {
 		h, err := x.in.Next()
@@ -57,7 +66,25 @@ func Index(r io.Reader, data io.WriterAt) (*Layout, error) {
 		if err := x.add(h); err != nil {
 			return nil, err
 		}
+		if err := x.count(h); err != nil {
+			return nil, err
+		}
 	}
+}
+
+// count counts the memory that an entry takes in the tree. One may make many nodes: the directories that it lies in.
+func (x *indexer) count(h *tar.Header) error {
+	x.due += int64(x.tree.nodes-x.made)*nodeMemory + int64(len(h.Name)+len(h.Linkname))
+	for record, value := range h.PAXRecords {
+		x.due += int64(len(record) + len(value))
+	}
+	x.made = x.tree.nodes
+	if x.memory == nil || x.due < memoryStep {
+		return nil
+	}
+	due := x.due
+	x.due = 0
+	return x.memory(due)
 }
 
 func (x *indexer) finish() (*Layout, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ func (s *space) WriteAt(p []byte, off int64) (int, error) {
 
 func index(t *testing.T, layer []byte) *Layout {
 	t.Helper()
-	l, err := Index(bytes.NewReader(layer), new(space))
+	l, err := Index(bytes.NewReader(layer), new(space), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func TestIndexIsWhatContainerdUnpacks(t *testing.T) {
 func TestIndexPlacesFiles(t *testing.T) {
 	layer := makeTar(t, reg("a", noise(1, 5000)), reg("empty", ""), reg("b", noise(2, 300_000)), reg("a", "again"), reg(".wh.x", "passed over"), reg("c", "x"))
 	var data space
-	l, err := Index(bytes.NewReader(layer), &data)
+	l, err := Index(bytes.NewReader(layer), &data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func TestIndexPlacesFiles(t *testing.T) {
 func TestIndexSparse(t *testing.T) {
 	layer := sparseTar(t, "f", 10<<20, 4<<20, "in the middle")
 	var data space
-	l, err := Index(bytes.NewReader(layer), &data)
+	l, err := Index(bytes.NewReader(layer), &data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func TestIndexRefuses(t *testing.T) {
 				}
 			}
 			_ = w.Flush() // a file may be shorter than it says
-			_, err := Index(&b, new(space))
+			_, err := Index(&b, new(space), nil)
 			var entry *EntryError
 			if !errors.As(err, &entry) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
@@ -193,13 +194,13 @@ func TestIndexBrokenTar(t *testing.T) {
 		"cut in a file": whole[:5000], "cut in a header": whole[:100], "no tar": bytes.Repeat([]byte("x"), 2048),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := Index(bytes.NewReader(layer), new(space)); !errors.Is(err, ErrTar) {
+			if _, err := Index(bytes.NewReader(layer), new(space), nil); !errors.Is(err, ErrTar) {
 				t.Errorf("got %v", err)
 			}
 		})
 	}
 	cause := errors.New("disk full")
-	if _, err := Index(bytes.NewReader(whole), failing{cause}); !errors.Is(err, cause) || errors.Is(err, ErrTar) {
+	if _, err := Index(bytes.NewReader(whole), failing{cause}, nil); !errors.Is(err, cause) || errors.Is(err, ErrTar) {
 		t.Errorf("full disk: %v", err)
 	}
 }
@@ -207,6 +208,55 @@ func TestIndexBrokenTar(t *testing.T) {
 type failing struct{ error }
 
 func (f failing) WriteAt([]byte, int64) (int, error) { return 0, f.error }
+
+// TestIndexMemory: what is asked for is what the tree takes, and the metadata image that is made of it.
+func TestIndexMemory(t *testing.T) {
+	const files = 30_000
+	var members []member
+	for i := range files {
+		members = append(members, reg(fmt.Sprintf("usr/lib/python3/dist-packages/package%d/module%d.py", i/20, i), ""))
+	}
+	layer := makeTar(t, members...)
+	var asked int64
+	before := heapInUse()
+	l, err := Index(bytes.NewReader(layer), new(space), func(n int64) error { asked += n; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := heapInUse() - before
+	var during sampler
+	if err := l.WriteMetadata(&during); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes a file were asked for; the tree has %d, with its image %d", asked/files, tree/files, (during.most-before)/files)
+	if taken := max(tree, during.most-before); taken > asked+memoryStep || taken < asked/4 {
+		t.Errorf("%d MiB were asked for, %d taken", asked>>20, taken>>20)
+	}
+	stop := errors.New("stop")
+	if _, err := Index(bytes.NewReader(layer), new(space), func(int64) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("memory is refused: %v", err)
+	}
+	runtime.KeepAlive(l)
+	runtime.KeepAlive(layer)
+	runtime.KeepAlive(members)
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// sampler is the most memory that was in use when it was written to.
+type sampler struct{ most, n int64 }
+
+func (s *sampler) Write(p []byte) (int, error) {
+	if s.n += int64(len(p)); s.n > 1<<20 || s.most == 0 {
+		s.most, s.n = max(s.most, heapInUse()), 0
+	}
+	return len(p), nil
+}
 
 // FuzzIndex checks that whatever is taken can be written as a metadata image, and is what data was written for.
 func FuzzIndex(f *testing.F) {
@@ -219,7 +269,7 @@ func FuzzIndex(f *testing.F) {
 	f.Fuzz(func(t *testing.T, layer []byte) {
 		var data counter
 		began := time.Now()
-		l, err := Index(bytes.NewReader(layer), &data)
+		l, err := Index(bytes.NewReader(layer), &data, nil)
 		if took := time.Since(began); took > 10*time.Second {
 			t.Skipf("%d bytes of sparse files took %s", data.end, took)
 		}

@@ -30,7 +30,13 @@ var (
 // reader ends with io.EOF where the stream ends, whatever follows in r, and with io.ErrUnexpectedEOF if r ends before.
 // Bytes of r behind the stream may have been read. Close returns the decoder for reuse and does not close r; the
 // reader must not be used concurrently.
-func (f Format) NewReader(r io.Reader) (io.ReadCloser, error) {
+func (f Format) NewReader(r io.Reader) (io.ReadCloser, error) { return f.newReader(r, false) }
+
+// NewReaderAll is NewReader for all streams that follow each other up to r's end, as those who unpack a layer read its blob: its tar
+// comes of that. Of zstd frames those that are to be skipped are.
+func (f Format) NewReaderAll(r io.Reader) (io.ReadCloser, error) { return f.newReader(r, true) }
+
+func (f Format) newReader(r io.Reader, all bool) (io.ReadCloser, error) {
 	pool := &gzipDecoders
 	switch f {
 	case EStargz:
@@ -40,7 +46,11 @@ func (f Format) NewReader(r io.Reader) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("unknown layer format %q", string(f))
 	}
 	d := pool.Get().(streamDecoder)
-	if err := d.open(r); err != nil {
+	open := d.open
+	if all {
+		open = d.openAll
+	}
+	if err := open(r); err != nil {
 		d.release()
 		pool.Put(d)
 		if errors.Is(err, io.EOF) {
@@ -55,7 +65,8 @@ func (f Format) NewReader(r io.Reader) (io.ReadCloser, error) {
 type streamDecoder interface {
 	io.Reader
 	open(r io.Reader) error
-	release() // forgets r
+	openAll(r io.Reader) error // all streams that r has
+	release()                  // forgets r
 }
 
 // streamReader lends a decoder from its pool.
@@ -90,12 +101,16 @@ func newGzipDecoder() *gzipDecoder {
 }
 
 func (d *gzipDecoder) open(r io.Reader) error {
-	d.src.Reset(r)
-	if err := d.Reset(d.src); err != nil {
+	if err := d.openAll(r); err != nil {
 		return err
 	}
 	d.Multistream(false)
 	return nil
+}
+
+func (d *gzipDecoder) openAll(r io.Reader) error {
+	d.src.Reset(r)
+	return d.Reset(d.src)
 }
 
 func (d *gzipDecoder) release() { d.src.Reset(nil) }
@@ -119,6 +134,11 @@ func (d *zstdDecoder) open(r io.Reader) error {
 		return err
 	}
 	return d.Reset(&d.frame)
+}
+
+func (d *zstdDecoder) openAll(r io.Reader) error {
+	d.frame.src.Reset(r)
+	return d.Reset(d.frame.src)
 }
 
 func (d *zstdDecoder) release() {

@@ -37,7 +37,7 @@ func (f Format) Decode(dst, src []byte, least int) (n int, err error) {
 		return 0, io.ErrShortBuffer
 	}
 	if size, known := f.streamSize(src); !known || size <= len(dst) {
-		if n, ok := f.decodeWhole(dst, src); ok {
+		if n, _, ok := f.decodeWhole(dst, src); ok {
 			if n < least {
 				return n, io.EOF
 			}
@@ -95,34 +95,34 @@ const (
 	gzipExtra   = 1 << 2 // the flag of a field that is passed over
 )
 
-// decodeWhole decompresses a stream that is whole, sound and fits into dst, fast. What fails here is decodeStart's to
+// decodeWhole decompresses a stream that is whole, sound and fits into dst, fast, and says how much of src it takes. What fails here is decodeStart's to
 // decide, so that both builds do the same, with the same errors.
-func (f Format) decodeWhole(dst, src []byte) (n int, ok bool) {
+func (f Format) decodeWhole(dst, src []byte) (n, used int, ok bool) {
 	switch {
 	case f == ZstdChunked:
 		return decodeFrame(dst, src)
 	case f != EStargz || len(src) < gzipHeader:
-		return 0, false
+		return 0, 0, false
 	case src[gzipFlags]&^gzipExtra != 0:
-		return 0, false // libdeflate believes a header's checksum, and has names of any length; layers have neither
+		return 0, 0, false // libdeflate believes a header's checksum, and has names of any length; layers have neither
 	}
 	return libdeflate.Gunzip(dst, src)
 }
 
 // decodeFrame decompresses a zstd frame straight into dst: it needs no memory for a window, which may be 32 MiB, and no copy.
-func decodeFrame(dst, src []byte) (n int, ok bool) {
+func decodeFrame(dst, src []byte) (n, used int, ok bool) {
 	size := frameSize(src)
 	if size == 0 || len(dst) == 0 {
-		return 0, false
+		return 0, 0, false
 	}
 	d := zstdDecoders.Get().(*zstdDecoder)
 	defer zstdDecoders.Put(d)
 	out, err := d.DecodeAll(src[:size], dst[:0:len(dst)])
 	// It has had to move if it is somewhere else, though what it holds fits.
 	if err != nil || len(out) > len(dst) || len(out) > 0 && &out[0] != &dst[0] {
-		return 0, false
+		return 0, 0, false
 	}
-	return len(out), true
+	return len(out), size, true
 }
 
 // decodeStart decompresses the beginning of a stream, as much as dst holds.

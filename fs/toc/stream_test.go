@@ -192,7 +192,7 @@ func TestDecodeIsFast(t *testing.T) {
 					if !known && len(body)-least > padding {
 						continue
 					}
-					if n, ok := f.decodeWhole(make([]byte, f.Room(stream, least)), stream); !ok || n != len(body) {
+					if n, _, ok := f.decodeWhole(make([]byte, f.Room(stream, least)), stream); !ok || n != len(body) {
 						t.Errorf("%s, %s, %d of %d: %d, %t", name, kind, least, len(body), n, ok)
 					}
 				}

@@ -1,0 +1,216 @@
+package cache
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The skeleton of a layer is what its blob decompresses to besides chunks: headers of the tar, and what fills up its blocks. Together with
+// the data file it makes the tar, whose digest is the layer's diffID. It comes in pieces, one for each stream of the blob, in whatever
+// order streams are fetched, and lies in a file of records that is only appended to, all little endian:
+//
+//	record  BlobOffset u64, size u32, CRC-32C u32 of the twelve bytes before, CRC-32C u32 of the piece, the piece
+//
+// Nobody has to believe it: the diffID that comes of it is the proof. So it is never synced; what a crash has torn or lost of it, with
+// all that follows in the file, is absent, and is fetched again by whoever needs it. It goes when the diffID is known.
+const (
+	skeletonName   = "skeleton"
+	skeletonHeader = 8 + 4 + 4 + 4
+
+	// MaxPiece is the most bytes of a piece that is kept. Headers and padding between two files are a few KiB.
+	MaxPiece = 1 << 20
+)
+
+// AppendPiece appends a record to records for KeepPieces: what the stream at offset stream of the blob has besides chunks.
+func AppendPiece(records []byte, stream int64, piece []byte) []byte {
+	at := len(records)
+	records = binary.LittleEndian.AppendUint64(records, uint64(stream))
+	records = binary.LittleEndian.AppendUint32(records, uint32(len(piece)))
+	records = binary.LittleEndian.AppendUint32(records, crc32.Checksum(records[at:], castagnoli))
+	records = binary.LittleEndian.AppendUint32(records, crc32.Checksum(piece, castagnoli))
+	return append(records, piece...)
+}
+
+// KeepPieces adds records to the layer's skeleton. The error wraps ErrNotStored.
+func (l *Layer) KeepPieces(records []byte) error {
+	l.skeletonMu.Lock()
+	defer l.skeletonMu.Unlock()
+	if len(records) == 0 || l.diffID.Load() != nil { // nobody needs it any more
+		return nil
+	}
+	if l.skeleton == nil {
+		f, err := appendSkeleton(filepath.Join(l.dir, skeletonName))
+		if err != nil {
+			return fmt.Errorf("skeleton of layer %s: %w: %w", l.digest, ErrNotStored, err)
+		}
+		l.skeleton = f
+	}
+	if _, err := l.skeleton.Write(records); err != nil {
+		// Half a record would hide all that comes after it.
+		return errors.Join(fmt.Errorf("skeleton of layer %s: %w: %w", l.digest, ErrNotStored, err), l.dropSkeleton())
+	}
+	return nil
+}
+
+// appendSkeleton opens a skeleton, and cuts off what a crash has left behind its last whole record: it would hide all that comes.
+func appendSkeleton(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	old := Skeleton{file: f}
+	end, err := old.index()
+	if err == nil {
+		err = f.Truncate(end)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// DropSkeleton has the layer's skeleton begin anew: it is not what it should be.
+func (l *Layer) DropSkeleton() error {
+	l.skeletonMu.Lock()
+	defer l.skeletonMu.Unlock()
+	return l.dropSkeleton()
+}
+
+func (l *Layer) dropSkeleton() (err error) {
+	if l.skeleton != nil {
+		err = l.skeleton.Close()
+		l.skeleton = nil
+	}
+	if gone := os.Remove(filepath.Join(l.dir, skeletonName)); !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
+}
+
+// SetDiffID records, durably, what the digest of the layer's tar is, as it was computed of all of its contents. Info has it from then on, and
+// the skeleton goes.
+func (l *Layer) SetDiffID(d digest.Digest) error {
+	l.sealing.Lock() // layer.json is read and written again
+	defer l.sealing.Unlock()
+	rec, err := readRecord(l.dir)
+	if err == nil {
+		rec.DiffID = d
+		err = rec.writeSynced(l.dir)
+	}
+	if err == nil {
+		l.diffID.Store(&d)
+		err = l.DropSkeleton()
+	}
+	if err != nil {
+		return fmt.Errorf("diffID of layer %s: %w", l.digest, err)
+	}
+	return nil
+}
+
+// Skeleton reads the pieces of a layer's skeleton. It belongs to one goroutine.
+type Skeleton struct {
+	file   *os.File  // nil if there is none
+	pieces []pieceAt // by stream
+	buf    []byte
+}
+
+// pieceAt is where a piece is. There may be a hundred thousand.
+type pieceAt struct {
+	stream, at int64 // at is behind the record's header
+	size, sum  uint32
+}
+
+// Skeleton returns what there is of the layer's skeleton. The caller closes it.
+func (l *Layer) Skeleton() (*Skeleton, error) {
+	f, err := os.Open(filepath.Join(l.dir, skeletonName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Skeleton{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("skeleton of layer %s: %w", l.digest, err)
+	}
+	s := &Skeleton{file: f}
+	if _, err := s.index(); err != nil {
+		return nil, errors.Join(fmt.Errorf("skeleton of layer %s: %w", l.digest, err), f.Close())
+	}
+	return s, nil
+}
+
+// index finds the records, up to one that is damaged, and returns where they end.
+func (s *Skeleton) index() (end int64, err error) {
+	in := bufio.NewReaderSize(s.file, 64<<10)
+	for {
+		p, err := readPiece(in)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		p.at += end
+		s.pieces = append(s.pieces, p)
+		end = p.at + int64(p.size)
+	}
+	slices.SortStableFunc(s.pieces, func(a, b pieceAt) int { return cmp.Compare(a.stream, b.stream) })
+	return end, nil
+}
+
+// readPiece reads a record, and passes over its piece. The error is io.EOF where no whole one is.
+func readPiece(in *bufio.Reader) (pieceAt, error) {
+	var h [skeletonHeader]byte
+	if _, err := io.ReadFull(in, h[:]); err != nil {
+		return pieceAt{}, ended(err)
+	}
+	if crc32.Checksum(h[:12], castagnoli) != binary.LittleEndian.Uint32(h[12:]) {
+		return pieceAt{}, io.EOF
+	}
+	p := pieceAt{
+		stream: int64(binary.LittleEndian.Uint64(h[:])), at: skeletonHeader,
+		size: binary.LittleEndian.Uint32(h[8:]), sum: binary.LittleEndian.Uint32(h[16:]),
+	}
+	_, err := in.Discard(int(p.size))
+	return p, ended(err)
+}
+
+// ended makes one of the two ways in which a file ends.
+func ended(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.EOF
+	}
+	return err
+}
+
+// Piece returns that of a stream, valid until the next call; false if there is none, or none that is as it was written.
+func (s *Skeleton) Piece(stream int64) ([]byte, bool) {
+	i, _ := slices.BinarySearchFunc(s.pieces, stream, func(p pieceAt, at int64) int { return cmp.Compare(p.stream, at) })
+	for ; i < len(s.pieces) && s.pieces[i].stream == stream; i++ {
+		p := s.pieces[i]
+		if p.size > MaxPiece {
+			continue
+		}
+		s.buf = slices.Grow(s.buf[:0], int(p.size))[:p.size]
+		if _, err := s.file.ReadAt(s.buf, p.at); err == nil && crc32.Checksum(s.buf, castagnoli) == p.sum {
+			return s.buf, true
+		}
+	}
+	return nil, false
+}
+
+// Close closes the skeleton's file.
+func (s *Skeleton) Close() error {
+	if s.file == nil {
+		return nil
+	}
+	return s.file.Close()
+}

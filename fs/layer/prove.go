@@ -1,0 +1,294 @@
+package layer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+)
+
+// NoDiffID stands for the diffID of a layer that has none: its blob does not decompress to a tar that has its chunks where its TOC says.
+const NoDiffID digest.Digest = "none"
+
+// proofTurn is how many bytes are hashed before others get their turn at the core.
+const proofTurn = 4 << 20
+
+// Prove computes the diffID of a layer whose chunks are all in the store, the digest of its tar, of what readers get and of the layer's
+// skeleton, and records it in the store. It is NoDiffID for a layer that cannot have one.
+//
+// right says whether a diffID is one that is expected. If it is not, that may be because the skeleton is damaged, which nobody checks,
+// or the data file: then all is checked, the whole blob is fetched anew for its skeleton, and compared with its digest. What comes of that is
+// what the layer is.
+//
+// What the skeleton lacks is fetched. All is done as background work, for one layer of the node at a time. Errors say that the diffID
+// could not be found out; then it can be tried again. They wrap cache.ErrIncomplete where chunks are missing.
+func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (digest.Digest, error) {
+	if err := l.begin(); err != nil {
+		return "", err
+	}
+	defer l.alive.RUnlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(l.life, func() { cancel(ErrClosed) })()
+	select {
+	case l.scheduler.proofs <- struct{}{}:
+		defer func() { <-l.scheduler.proofs }()
+	case <-ctx.Done():
+		return "", l.wrap("prove", context.Cause(ctx))
+	}
+	d, err := l.prove(ctx, right)
+	if err == nil {
+		err = l.store.SetDiffID(d)
+	}
+	if err != nil {
+		return "", l.wrap("prove", err)
+	}
+	return d, nil
+}
+
+func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (digest.Digest, error) {
+	if !l.store.Complete() {
+		return "", cache.ErrIncomplete
+	}
+	d, err := l.sum(ctx, false)
+	var broken *brokenError
+	if err != nil && !errors.As(err, &broken) || err == nil && right(d) {
+		return d, err
+	}
+	if err := l.store.DropSkeleton(); err != nil {
+		return "", err
+	}
+	if err := l.store.Recheck(ctx); err != nil {
+		return "", err
+	}
+	d, err = l.sum(ctx, true)
+	if errors.As(err, &broken) {
+		return NoDiffID, nil
+	}
+	return d, err
+}
+
+// brokenError says that a blob is not what its TOC makes of it.
+type brokenError struct{ err error }
+
+func (e *brokenError) Error() string {
+	return fmt.Sprintf("the blob is not what its TOC says: %v", e.err)
+}
+
+// prover goes through a layer's tar once.
+type prover struct {
+	*Layer
+	ctx      context.Context // of its one call
+	tar      hash.Hash
+	skeleton *cache.Skeleton // nil: all of it is fetched
+	blob     *blobPieces
+	data     *dataWindow
+	turn     *entrant // at the cores; nil outside
+	hashed   int      // bytes in this turn
+}
+
+// sum computes the layer's diffID. Anew, nothing is believed of the skeleton, and the blob's digest is checked.
+func (l *Layer) sum(ctx context.Context, anew bool) (_ digest.Digest, err error) {
+	p := &prover{Layer: l, ctx: ctx, tar: digest.SHA256.Hash(), data: newDataWindow(l.store)}
+	p.blob = newBlobPieces(p, anew)
+	defer p.leave()
+	defer l.store.Trim()
+	l.scheduler.heap.begin()
+	defer l.scheduler.heap.end(proofTurn)
+	if !anew {
+		if p.skeleton, err = l.store.Skeleton(); err != nil {
+			return "", err
+		}
+		defer func() { err = errors.Join(err, p.skeleton.Close()) }()
+	}
+	if err := p.enter(); err != nil {
+		return "", err
+	}
+	if err := p.run(); err != nil {
+		return "", p.blob.judge(err)
+	}
+	return digest.NewDigest(digest.SHA256, p.tar), p.blob.judge(nil)
+}
+
+// run goes over the blob's streams, and what lies between them.
+func (p *prover) run() error {
+	order := p.inBlobOrder()
+	pos, size := int64(0), p.store.Info().BlobSize
+	for len(order) > 0 {
+		first := p.store.Chunk(order[0])
+		n := 1
+		for n < len(order) && p.store.Chunk(order[n]).BlobOffset == first.BlobOffset {
+			n++
+		}
+		if err := p.between(pos, first.BlobOffset); err != nil {
+			return err
+		}
+		if err := p.stream(first, order[:n]); err != nil {
+			return err
+		}
+		pos = first.BlobOffset + first.BlobSize
+		order = order[n:]
+	}
+	return p.between(pos, size)
+}
+
+// inBlobOrder returns the numbers of all chunks, in the order of the tar.
+func (p *prover) inBlobOrder() []int {
+	order := make([]int, p.store.NumChunks())
+	sorted, last := true, cache.Chunk{}
+	for i := range order {
+		order[i] = i
+		c := p.store.Chunk(i)
+		sorted = sorted && compareInBlob(last, c) <= 0
+		last = c
+	}
+	if !sorted {
+		slices.SortStableFunc(order, func(a, b int) int { return compareInBlob(p.store.Chunk(a), p.store.Chunk(b)) })
+	}
+	return order
+}
+
+func compareInBlob(a, b cache.Chunk) int {
+	return cmp.Or(cmp.Compare(a.BlobOffset, b.BlobOffset), cmp.Compare(a.InnerOffset, b.InnerOffset))
+}
+
+// between hashes what streams decompress to that no chunk lies in.
+func (p *prover) between(from, to int64) error {
+	if from >= to {
+		return nil
+	}
+	return p.fetched(from, to-from, nil)
+}
+
+// stream hashes what a stream with chunks, and what follows it without any, decompresses to.
+func (p *prover) stream(first cache.Chunk, chunks []int) error {
+	if p.skeleton != nil {
+		if piece, ok := p.skeleton.Piece(first.BlobOffset); ok && p.fits(piece, chunks) {
+			return p.kept(piece, chunks)
+		}
+	}
+	return p.fetched(first.BlobOffset, first.BlobSize, chunks)
+}
+
+// fits says whether a piece has at least what lies between chunks.
+func (p *prover) fits(piece []byte, chunks []int) bool {
+	pos, between := int64(0), int64(0)
+	for _, i := range chunks {
+		c := p.store.Chunk(i)
+		if c.InnerOffset < pos {
+			return false
+		}
+		between += c.InnerOffset - pos
+		pos = c.InnerOffset + c.Size
+	}
+	return between <= int64(len(piece))
+}
+
+// kept hashes a stream of which the skeleton has its piece.
+func (p *prover) kept(piece []byte, chunks []int) error {
+	pos := int64(0)
+	for _, i := range chunks {
+		c := p.store.Chunk(i)
+		gap := c.InnerOffset - pos
+		if err := p.write(piece[:gap]); err != nil {
+			return err
+		}
+		piece = piece[gap:]
+		if err := p.data.hash(c, p.write); err != nil {
+			return err
+		}
+		pos = c.InnerOffset + c.Size
+	}
+	return p.write(piece)
+}
+
+// fetched hashes streams of the blob that are fetched. Chunks count with what readers get, not with what comes now.
+func (p *prover) fetched(off, size int64, chunks []int) error {
+	p.blob.seek(off, size)
+	r, err := p.format.NewReaderAll(p.blob)
+	if err != nil {
+		return p.broken(err)
+	}
+	defer r.Close()
+	pos, last := int64(0), cache.Chunk{}
+	for _, i := range chunks {
+		c := p.store.Chunk(i)
+		if c.InnerOffset == last.InnerOffset && c.Size == last.Size && c.Digest == last.Digest {
+			continue // the same bytes under two names
+		}
+		if c.InnerOffset < pos {
+			return p.broken(fmt.Errorf("chunk %d begins at %d of its stream, the one before ends at %d", i, c.InnerOffset, pos))
+		}
+		if _, err := io.CopyN(writer(p.write), r, c.InnerOffset-pos); err != nil {
+			return p.broken(err)
+		}
+		if _, err := io.CopyN(io.Discard, r, c.Size); err != nil {
+			return p.broken(err)
+		}
+		if err := p.data.hash(c, p.write); err != nil {
+			return err
+		}
+		pos, last = c.InnerOffset+c.Size, c
+	}
+	if _, err := io.Copy(writer(p.write), r); err != nil {
+		return p.broken(err)
+	}
+	return nil
+}
+
+// broken is the error for err, which decoding has met: it is the blob's if nothing else went wrong.
+func (p *prover) broken(err error) error {
+	switch {
+	case p.ctx.Err() != nil:
+		return context.Cause(p.ctx)
+	case p.blob.err != nil:
+		return p.blob.err
+	}
+	return &brokenError{err}
+}
+
+type writer func([]byte) error
+
+func (w writer) Write(b []byte) (int, error) {
+	if err := w(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// write hashes bytes of the tar.
+func (p *prover) write(b []byte) error {
+	if p.hashed > proofTurn {
+		p.leave()
+		if err := p.enter(); err != nil {
+			return err
+		}
+	}
+	p.hashed += len(b)
+	_, err := p.tar.Write(b)
+	return err
+}
+
+// enter waits for a core.
+func (p *prover) enter() error {
+	turn := &entrant{priority: Background, image: p.ref}
+	if err := p.scheduler.cores.enter(p.ctx, turn); err != nil {
+		return err
+	}
+	p.turn, p.hashed = turn, 0
+	return nil
+}
+
+func (p *prover) leave() {
+	if p.turn != nil {
+		p.scheduler.cores.leave(p.turn)
+		p.turn = nil
+	}
+}
