@@ -17,14 +17,16 @@ func (l *Layer) Claimed(i int) bool {
 	return !isSet(l.presence.present, i) && isSet(l.presence.claimed, i)
 }
 
-// check settles the claim that chunk i is present.
+// check settles the claim that chunk i is present. The claim goes before the chunk counts: the last one makes the layer complete, and
+// who seals it then takes a checksum of marks and claims. It goes after the mark, or others would take the chunk for missing.
 func (l *Layer) check(i int) bool {
 	c := l.table.chunk(i)
 	ok := l.intact(c)
-	if ok {
-		l.mark(i, c.Size)
-	}
+	isNew := ok && set(l.presence.present, i)
 	unset(l.presence.claimed, i)
+	if isNew {
+		l.count(c.Size)
+	}
 	return ok
 }
 
@@ -37,10 +39,14 @@ func (l *Layer) intact(c Chunk) bool {
 
 func (l *Layer) mark(i int, size int64) {
 	if set(l.presence.present, i) {
-		l.presentChunks.Add(1)
-		l.presentBytes.Add(size)
-		l.announce()
+		l.count(size)
 	}
+}
+
+func (l *Layer) count(size int64) {
+	l.presentChunks.Add(1)
+	l.presentBytes.Add(size)
+	l.announce()
 }
 
 // believe decides what the marks of an earlier boot are worth, and whether the layer counts as sealed. The record that it is

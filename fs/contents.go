@@ -58,6 +58,8 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 			if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
 				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
 			}
+		} else if err := m.shown.layer.Look(ctx); err != nil && ctx.Err() == nil { // it may have been complete in an earlier boot
+			m.shown.logger.WithError(err).Warn("what an earlier boot has left of the layer was not looked at; it counts once it is read")
 		}
 		lazy := f.erofs != nil && !slices.Contains(m.ways.kinds(), erofsNative)
 		if !lazy && !f.proves(m) {

@@ -104,7 +104,10 @@ func (m *erofsMounter) unmount(point string) error {
 	case err != nil && !errors.Is(err, unix.EINVAL): // EINVAL: somebody else has unmounted it
 		return &os.PathError{Op: "unmount", Path: point, Err: err}
 	}
-	return os.Remove(point)
+	if err := os.Remove(point); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil // withdrawn just now
 }
 
 // erofsImage is what mount(2) is told of an EROFS file system.

@@ -219,8 +219,9 @@ func newFS(ctx context.Context, o Options, served string) (*FS, error) {
 	}, nil
 }
 
-// Lost is closed when somebody else has cut off the blob server, as umount -f does. No layer that is not complete can be read from then
-// on, nor mounted: only a new process can help.
+// Lost is closed when somebody else has cut off the blob server, as umount -f does, or unmounted it while it was in use, as umount -l
+// does, which is noticed when the next layer is mounted or the path of a tree asked for. No layer that is not complete can be mounted from
+// then on, and after umount -f none be read: only a new process can help.
 func (f *FS) Lost() <-chan struct{} { return f.server.lost }
 
 // Close stops fetching and serving, and unmounts everything. What still reads from lazy mounts gets EIO, from native ones

@@ -27,7 +27,6 @@ type interrupt struct {
 	waits           func()          // told when the wait begins, by the goroutine that is to wait; may be nil
 
 	watching sync.Once
-	waited   bool // set by watching
 	watcher  sync.WaitGroup
 	quit     chan struct{}
 	done     chan struct{}
@@ -42,7 +41,6 @@ func newInterrupt(ctx context.Context, asked, closing <-chan struct{}, pid uint3
 
 func (c *interrupt) Done() <-chan struct{} {
 	c.watching.Do(func() {
-		c.waited = true
 		if c.waits != nil {
 			c.waits()
 		}
@@ -84,12 +82,11 @@ func (c *interrupt) watch() {
 	close(c.done)
 }
 
-// stop ends the watching, and reports whether there was a wait. go-fuse uses asked for another request afterwards.
-func (c *interrupt) stop() (waited bool) {
+// stop ends the watching. go-fuse uses asked for another request afterwards.
+func (c *interrupt) stop() {
 	c.watching.Do(func() {})
 	close(c.quit)
 	c.watcher.Wait()
-	return c.waited
 }
 
 // sigkill is SIGKILL's bit in SigPnd. The kernel adds it to every thread of a process that any signal is about to end.

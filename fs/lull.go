@@ -1,25 +1,80 @@
 package fs
 
 import (
+	"context"
 	"os"
 	"unsafe"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
 
-// go-fuse gives a READ its buffer, of up to 1 MiB, before it is known whether it has to wait. As many as a registry that hangs can
-// keep waiting would be all the memory of a node.
+// go-fuse gives a READ its buffer, of up to 1 MiB, before it is known whether it has to wait, and keeps it for others afterwards. As
+// many as a registry that hangs can keep waiting would be all the memory of a node, be it while they wait or when all of them get what
+// they wait for.
 
-// maxBuffered is how many READs may keep their buffers in memory while they wait. Others pay for new pages once what they wait for
-// is there, which is little to pay where so many wait.
-const maxBuffered = 64
+const (
+	// maxBuffered is how many READs may keep their buffers in memory while they wait. Others pay for new pages once what they wait
+	// for is there, which is little to pay where so many wait.
+	maxBuffered = 32
 
-// wait is called when a READ begins to wait, before anything was written to its buffer.
-func (s *server) wait(buf []byte) {
-	if s.waiting.Add(1) > maxBuffered {
-		release(buf)
+	// maxFilling is how many of the others may have memory at a time, from when they get their bytes until they were sent. These
+	// places are no one's who waits for a registry: else layers of one that hangs would keep those of another from being read.
+	maxFilling = 32
+)
+
+// lull is the wait of a READ, if it has one, and what becomes of its buffer. Only the goroutine that serves the READ uses it.
+type lull struct {
+	server  *server
+	buf     []byte
+	began   bool
+	empty   bool // the memory of buf was given back
+	filling bool // it is there again: the READ has one of maxFilling places
+}
+
+// begin is called when the READ begins to wait, before anything was written to its buffer.
+func (l *lull) begin() {
+	l.began = true
+	if l.server.waiting.Add(1) > maxBuffered {
+		release(l.buf)
+		l.empty = true
 	}
 }
+
+// fill is called when what the READ needs is there, and waits until it may write to its buffer: for others to do so and to send, which
+// takes no longer than the disk does.
+func (l *lull) fill(ctx context.Context) error {
+	if !l.empty {
+		return nil
+	}
+	select {
+	case l.server.filling <- struct{}{}:
+		l.filling = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// end is called when the buffer is not needed any more.
+func (l *lull) end() {
+	if l.filling {
+		release(l.buf)
+		<-l.server.filling
+	}
+	if l.began {
+		l.server.waiting.Add(-1)
+	}
+}
+
+// sending is the answer to a READ that has waited.
+type sending struct {
+	fuse.ReadResult
+	lull *lull
+}
+
+// Done is called by go-fuse when the answer was sent.
+func (s sending) Done() { s.lull.end() }
 
 // release gives the memory of p back to the kernel, as far as it has whole pages. It reads as zeros then, and is there again when it
 // is written to.

@@ -74,7 +74,8 @@ func openFile(t *testing.T, path string) int {
 	return fd
 }
 
-// TestWaitingMemory: beyond a number of them, READs that wait have no memory, and get the right bytes all the same.
+// TestWaitingMemory: beyond a number of them, READs that wait have no memory, get the right bytes all the same, and give back what
+// these took.
 func TestWaitingMemory(t *testing.T) {
 	want := noise(1, 1<<20)
 	l := buildBlob(t, []file{regular("file", want)})
@@ -86,32 +87,13 @@ func TestWaitingMemory(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRegistry(t, l)
 			n := newNode(t, Options{Mode: FUSE})
-			n.mountLayer(t, r.source(l))
-			m, err := n.lookup(l.digest)
-			if err != nil {
-				t.Fatal(err)
-			}
-			nid, err := m.shown.image.Lookup(m.shown.image.Root(), "file")
-			if err != nil {
-				t.Fatal(err)
-			}
+			read := n.reader(t, r, l, "file")
 			n.server.waiting.Add(c.waiting)
 			r.stall()
-			whole, err := unix.Mmap(-1, 0, len(want)+8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = unix.Munmap(whole) }()
-			for i := range whole {
-				whole[i] = 1
-			}
+			whole := dirty(t, len(want)+8192)
 			buf := whole[100 : 100+len(want)]
-			code := make(chan fuse.Status)
-			go func() {
-				in := fuse.ReadIn{InHeader: fuse.InHeader{NodeId: treeNode(m.shown.id, nid)}}
-				_, got := n.server.Read(nil, &in, buf)
-				code <- got
-			}()
+			answers := make(chan answer)
+			go func() { answers <- read(buf) }()
 			await(t, "request", r.waiting)
 			eventually(t, "the wait", func() bool { return n.server.waiting.Load() > c.waiting })
 			if c.keeps {
@@ -122,8 +104,13 @@ func TestWaitingMemory(t *testing.T) {
 				eventually(t, "the buffer's end", func() bool { return resident(t, whole) <= 4*os.Getpagesize() })
 			}
 			r.release()
-			if got := <-code; !got.Ok() || !bytes.Equal(buf, want) {
-				t.Errorf("read: %v, or other bytes", got)
+			got := <-answers
+			if !got.code.Ok() || !bytes.Equal(buf, want) {
+				t.Fatalf("read: %v, or other bytes", got.code)
+			}
+			got.result.Done()
+			if got := resident(t, whole); !c.keeps && got > 4*os.Getpagesize() {
+				t.Errorf("%d bytes of the buffer are in memory when it was sent", got)
 			}
 			if got := n.server.waiting.Load(); got != c.waiting {
 				t.Errorf("%d wait afterwards, want %d", got, c.waiting)
@@ -133,6 +120,104 @@ func TestWaitingMemory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestArrivedMemory: when a registry answers again, few of the READs that it kept waiting have memory at a time, and those of what is
+// on disk do not queue behind them.
+func TestArrivedMemory(t *testing.T) {
+	const count, size = maxBuffered + maxFilling + 16, 1 << 20
+	want, onDisk := noise(1, size), noise(2, size)
+	l := buildBlob(t, []file{regular("file", want), regular("on disk", onDisk)})
+	r := newRegistry(t, l)
+	n := newNode(t, Options{Mode: FUSE})
+	read, other := n.reader(t, r, l, "file"), n.reader(t, r, l, "on disk")
+	check := func(got answer, buf, want []byte) {
+		t.Helper()
+		if !got.code.Ok() || !bytes.Equal(buf, want) {
+			t.Fatalf("read: %v, or other bytes", got.code)
+		}
+		got.result.Done()
+	}
+	buf := make([]byte, size)
+	check(other(buf), buf, onDisk)
+
+	r.stall()
+	whole := dirty(t, count*size)
+	part := func(i int) []byte { return whole[i*size:][:size:size] }
+	answers := make(chan answer, count)
+	for i := range count {
+		go func() {
+			got := read(part(i))
+			got.reader = i
+			answers <- got
+		}()
+	}
+	eventually(t, "waiting reads", func() bool { return n.server.waiting.Load() == count })
+	r.release()
+	var unsent []answer
+	for range maxBuffered + maxFilling {
+		unsent = append(unsent, <-answers)
+	}
+	check(other(buf), buf, onDisk)
+	if more := len(answers); more > 0 {
+		t.Errorf("%d READs more have their bytes", more)
+	}
+	if got := resident(t, whole); got > (maxBuffered+maxFilling)*size {
+		t.Errorf("%d MiB in memory", got>>20)
+	}
+	for _, got := range unsent {
+		check(got, part(got.reader), want)
+	}
+	for range count - len(unsent) {
+		got := <-answers
+		check(got, part(got.reader), want)
+	}
+	if got := resident(t, whole); got > maxBuffered*size {
+		t.Errorf("%d MiB in memory when all was sent", got>>20)
+	}
+	if got := n.server.waiting.Load(); got != 0 {
+		t.Errorf("%d wait in the end", got)
+	}
+}
+
+// answer is that to a READ, which is not sent.
+type answer struct {
+	result fuse.ReadResult
+	code   fuse.Status
+	reader int
+}
+
+// reader mounts a layer, and returns what serves a READ of one of its files without the kernel.
+func (n *node) reader(t *testing.T, r *registry, l blob, name string) func(buf []byte) answer {
+	t.Helper()
+	n.mountLayer(t, r.source(l))
+	m, err := n.lookup(l.digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nid, err := m.shown.image.Lookup(m.shown.image.Root(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := fuse.ReadIn{InHeader: fuse.InHeader{NodeId: treeNode(m.shown.id, nid)}}
+	return func(buf []byte) (got answer) {
+		got.result, got.code = n.server.Read(nil, &in, buf)
+		return got
+	}
+}
+
+// dirty is memory that was written to.
+func dirty(t *testing.T, size int) []byte {
+	t.Helper()
+	p, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(p) })
+	for i := range p {
+		p[i] = 1
+	}
+	return p
 }
 
 // resident is how many bytes of a mapping have memory.

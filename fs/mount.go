@@ -136,7 +136,8 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	m := &mounted{src: src, places: l.places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
-	m.ways.unmount, m.ways.logger = f.unmountWay, sh.logger
+	m.ways.unmount, m.ways.standing, m.ways.logger = f.unmountWay, f.standing, sh.logger
+	m.ways.remount = func(w way) error { return f.remount(context.WithoutCancel(ctx), m, w) }
 	m.proof.diffID = l.Store().Info().DiffID
 	if err := m.proof.claim(src); err != nil { // it was found out just now
 		return nil, errors.Join(err, sh.close())

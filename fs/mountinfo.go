@@ -2,15 +2,33 @@ package fs
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 func below(path, dir string) bool {
 	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// isMountPoint reports whether something with a device of its own is mounted at path. Where that cannot be told, something is there that
+// fails.
+func isMountPoint(path string) bool {
+	var at, parent unix.Stat_t
+	err := unix.Lstat(path, &at)
+	if err == nil {
+		err = unix.Lstat(filepath.Dir(path), &parent)
+	}
+	if err != nil {
+		return !errors.Is(err, unix.ENOENT)
+	}
+	return at.Dev != parent.Dev
 }
 
 // mountPoints lists the mount points of this process's mount namespace in the order in which they were mounted.

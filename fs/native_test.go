@@ -133,6 +133,33 @@ func TestNativeAfterRestart(t *testing.T) {
 	})
 }
 
+// TestNativeAfterCrash: what was complete is mounted natively again, without the registry, also where nothing is fetched in the
+// background.
+func TestNativeAfterCrash(t *testing.T) {
+	const size = 3 << 20
+	l := buildBlob(t, []file{regular("file", noise(1, size)), regular("zeros", make([]byte, 4096))})
+	inNativeModes(t, func(t *testing.T, mode Mode) {
+		r, root := newRegistry(t, l), t.TempDir()
+		n := openNode(t, root, Options{Mode: mode, Background: true})
+		src := r.source(l)
+		n.mountLayer(t, src)
+		n.settled(t, l)
+		n.close(t)
+		crash(t, filepath.Join(root, "root", "layers"), l.digest, size) // which takes zeros only, so that nothing is lost
+
+		r.fail.Store(500)
+		n = openNode(t, root, Options{Mode: mode})
+		src.TOCDigest = l.tocDigest
+		if lazy := n.mountLayer(t, src); strings.HasSuffix(lazy, nativeSuffix) {
+			t.Errorf("%s is mounted before anybody has looked at the data", lazy)
+		}
+		eventually(t, "the native mount", func() bool { return n.Status()[0].Mount() == erofsNative })
+		dropCaches(t)
+		compare(t, n.path(t, l, "new"), l.files)
+		n.close(t)
+	})
+}
+
 // TestNativeRefused: where the kernel does not take the data file, the layer stays as it is.
 func TestNativeRefused(t *testing.T) {
 	l := buildBlob(t, []file{regular("file", noise(1, 100_000))})
@@ -211,13 +238,26 @@ func cachedPages(t *testing.T, name string) uint64 {
 func TestWays(t *testing.T) {
 	var gone []string
 	stuck := true
+	fallen := make(map[string]bool) // by somebody else
 	w := &ways{logger: log.L, unmount: func(w way) error {
 		gone = append(gone, w.path)
 		if w.path == "stuck" && stuck {
 			return os.ErrPermission
 		}
 		return nil
+	}, standing: func(w way) bool { return !fallen[w.path] }, remount: func(w way) error {
+		if w.path == "two" {
+			return os.ErrPermission
+		}
+		delete(fallen, w.path)
+		return nil
 	}}
+	holds := func(holder, want string) {
+		t.Helper()
+		if path, err := w.hold(holder); path != want || (err == nil) != (want != "") {
+			t.Errorf("%s holds %q, %v; want %q", holder, path, err, want)
+		}
+	}
 	expect := func(step string, paths ...string) {
 		t.Helper()
 		if !slices.Equal(gone, paths) {
@@ -225,24 +265,27 @@ func TestWays(t *testing.T) {
 		}
 		gone = nil
 	}
-	if path := w.hold("a"); path != "" {
-		t.Errorf("nothing is mounted, but at %q", path)
-	}
+	holds("a", "")
 	w.add(erofsOnFUSE, "one")
 	for _, holder := range []string{"a", "b", "a"} {
-		if path := w.hold(holder); path != "one" {
-			t.Errorf("%s holds %q", holder, path)
-		}
+		holds(holder, "one")
 	}
 	w.add(erofsNative, "two")
 	w.drop("a")
 	expect("b still holds the first")
-	if path := w.hold("b"); path != "two" {
-		t.Errorf("b holds %q", path)
-	}
+	holds("b", "two")
+	fallen["two"] = true // and cannot be mounted again
+	holds("b", "one")
+	fallen["one"] = true
+	holds("b", "one")
+	delete(fallen, "two")
+	holds("b", "two")
 	expect("b may yet mount the first")
 	w.drop("b")
 	expect("the best stays", "one")
+	fallen["two"] = true
+	holds("b", "")
+	delete(fallen, "two")
 	w.add(erofsNative, "stuck")
 	expect("not held", "two")
 	w.add(erofsNative, "three")
@@ -260,7 +303,5 @@ func TestWays(t *testing.T) {
 		t.Error(err)
 	}
 	expect("closed", "three")
-	if path := w.hold("c"); path != "" {
-		t.Errorf("closed, but holds %q", path)
-	}
+	holds("c", "")
 }

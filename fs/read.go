@@ -28,9 +28,14 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
 
 // Read reads from a blob or a file of a tree, and fetches what is not on disk yet.
-func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	n := 0
-	code := s.with(in.NodeId, func(l *shown, nid uint64, tree bool) (err error) {
+func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse.ReadResult, code fuse.Status) {
+	n, wait := 0, &lull{server: s}
+	defer func() {
+		if result == nil { // an error, or a panic
+			wait.end()
+		}
+	}()
+	code = s.with(in.NodeId, func(l *shown, nid uint64, tree bool) (err error) {
 		start, size := int64(0), l.dataSize
 		if tree {
 			if start, size, err = l.extent(nid); err != nil {
@@ -45,20 +50,23 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 			return ErrRefused
 		}
 		buf = buf[:min(int64(len(buf)), size-off)]
+		wait.buf = buf
 		ctx := newInterrupt(context.Background(), cancel, s.closing, in.Pid)
-		ctx.waits = func() { s.wait(buf) }
-		defer func() {
-			if ctx.stop() {
-				s.waiting.Add(-1)
-			}
-		}()
-		n, err = l.layer.ReadAt(ctx, buf, start+off)
+		ctx.waits = wait.begin
+		defer ctx.stop()
+		n, err = l.layer.ReadAtOnce(ctx, buf, start+off, func() error { return wait.fill(ctx) })
 		if errors.Is(err, io.EOF) && n == len(buf) {
 			err = nil
 		}
 		return err
 	})
-	return fuse.ReadResultData(buf[:n]), code
+	switch {
+	case !code.Ok():
+		return nil, code
+	case wait.began:
+		return sending{fuse.ReadResultData(buf[:n]), wait}, fuse.OK
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 
 // extent is where the contents of inode nid lie in the address space.

@@ -31,16 +31,19 @@ const (
 type server struct {
 	fuse.RawFileSystem
 	dir     string // mount point
+	dev     uint64 // of what is mounted there
 	trees   bool   // programs read the trees, not EROFS the blobs
 	conn    *fuse.Server
 	logger  io.Closer
 	closing chan struct{} // closed by close: requests that wait are to end
 	ended   chan struct{} // closed when no request is answered any more
-	lost    chan struct{} // closed when that is so although nobody has called close
+	lost    chan struct{} // closed by lose
+	lose    func()        // called when somebody else has taken the mount away
 
 	userxattr bool // overlays on top have the option
 
-	waiting atomic.Int64 // READs that wait for a registry
+	waiting atomic.Int64  // READs that wait for a registry, or whose answers are not sent yet
+	filling chan struct{} // places of READs that have waited without a buffer
 
 	mu     sync.RWMutex
 	layers map[uint32]*shown // by layer ID
@@ -64,8 +67,13 @@ func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*serv
 		ended:         make(chan struct{}),
 		lost:          make(chan struct{}),
 		userxattr:     needsUserXattr(),
+		filling:       make(chan struct{}, maxFilling),
 		layers:        make(map[uint32]*shown),
 	}
+	s.lose = sync.OnceFunc(func() {
+		log.G(ctx).Errorf("FUSE at %s was unmounted or cut off by somebody else; layers cannot be read or mounted any more", dir)
+		close(s.lost)
+	})
 	w := log.G(ctx).WriterLevel(log.DebugLevel)
 	s.logger = w
 	// go-fuse is given the descriptor, which from here on it owns.
@@ -79,8 +87,7 @@ func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*serv
 		select {
 		case <-s.closing:
 		default:
-			log.G(ctx).Errorf("FUSE at %s was unmounted or cut off by somebody else; its layers cannot be read any more", dir)
-			close(s.lost)
+			s.lose()
 		}
 	}()
 	s.refusePoll()
@@ -155,16 +162,39 @@ func (s *server) refusePoll() {
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 }
 
-// readAhead raises what the kernel reads ahead in FUSE trees.
+// readAhead remembers which device was mounted, and raises what the kernel reads ahead in FUSE trees.
 func (s *server) readAhead(ctx context.Context, kib int) {
 	var st unix.Stat_t
 	err := unix.Stat(s.dir, &st)
 	if err == nil {
+		s.dev = st.Dev
 		err = setReadAhead(numberedBDI(st.Dev), kib)
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Debug("raise readahead of the FUSE mount")
 	}
+}
+
+// standing reports whether the mount is where it was. After umount -l it goes on for whoever uses it, so that go-fuse notices nothing.
+func (s *server) standing() bool {
+	var st unix.Stat_t
+	if err := unix.Lstat(s.dir, &st); err != nil {
+		return !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTCONN)
+	}
+	return st.Dev == s.dev
+}
+
+// check reports whether the mount is where it was, and that it is lost if not.
+func (s *server) check() bool {
+	if s.standing() {
+		return true
+	}
+	select {
+	case <-s.closing:
+	default:
+		s.lose()
+	}
+	return false
 }
 
 // close unmounts, once, and waits until nothing is served any more. Whatever still waits for an answer, or asks later, gets an
@@ -177,6 +207,9 @@ func (s *server) close() error {
 	case <-s.ended: // somebody else was faster
 		return s.logger.Close()
 	default:
+	}
+	if errors.Is(err, unix.EINVAL) && !s.standing() { // unmounted by somebody else: it ends when its last user does, or this process
+		return s.logger.Close()
 	}
 	if err != nil {
 		return errors.Join(&os.PathError{Op: "unmount", Path: s.dir, Err: err}, s.logger.Close())

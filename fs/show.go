@@ -21,9 +21,9 @@ func (f *FS) Path(d digest.Digest, holder string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
-	path := m.ways.hold(holder)
-	if path == "" {
-		return "", fmt.Errorf("path of layer %s: %w", d, errNotMounted)
+	path, err := m.ways.hold(holder)
+	if err != nil {
+		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
 	return path, nil
 }
@@ -52,12 +52,22 @@ func (f *FS) show(ctx context.Context, m *mounted) error {
 		m.ways.add(fuseTree, filepath.Join(f.server.dir, treeName(m.shown.id)))
 		return nil
 	}
-	path, err := f.erofs.lazy(ctx, m.shown.id, st.MetadataPath(), filepath.Join(f.server.dir, blobName(m.shown.id)))
+	path, err := f.lazy(ctx, m)
 	if err != nil {
 		return err
 	}
 	m.ways.add(erofsOnFUSE, path)
 	return nil
+}
+
+// lazy mounts a layer on its blob.
+func (f *FS) lazy(ctx context.Context, m *mounted) (string, error) {
+	blob := filepath.Join(f.server.dir, blobName(m.shown.id))
+	path, err := f.erofs.lazy(ctx, m.shown.id, m.shown.layer.Store().MetadataPath(), blob)
+	if err != nil && !f.server.check() {
+		err = fmt.Errorf("%w: %w", errCutOff, err)
+	}
+	return path, err
 }
 
 // native says whether complete layers get native mounts.
@@ -69,12 +79,38 @@ func (f *FS) showNative(ctx context.Context, m *mounted) error {
 	if err := st.Seal(ctx); err != nil {
 		return err
 	}
-	path, err := f.erofs.native(ctx, m.shown.id, st.MetadataPath(), st.DataPath())
+	path, err := f.onDataFile(ctx, m)
 	if err != nil {
 		return err
 	}
 	m.ways.add(erofsNative, path)
 	return nil
+}
+
+func (f *FS) onDataFile(ctx context.Context, m *mounted) (string, error) {
+	st := m.shown.layer.Store()
+	return f.erofs.native(ctx, m.shown.id, st.MetadataPath(), st.DataPath())
+}
+
+// standing reports whether a way is mounted where it was.
+func (f *FS) standing(w way) bool {
+	if w.kind == fuseTree {
+		return f.server.check()
+	}
+	return isMountPoint(w.path)
+}
+
+// remount mounts one that is not.
+func (f *FS) remount(ctx context.Context, m *mounted, w way) (err error) {
+	switch w.kind {
+	case erofsNative:
+		_, err = f.onDataFile(ctx, m)
+	case erofsOnFUSE:
+		_, err = f.lazy(ctx, m)
+	default:
+		err = errCutOff
+	}
+	return err
 }
 
 func (f *FS) unmountWay(w way) error {

@@ -12,6 +12,7 @@ import (
 var (
 	errClosed     = errors.New("mounts are closed")
 	errNotMounted = fmt.Errorf("not mounted: %w", iofs.ErrNotExist)
+	errCutOff     = errors.New("the FUSE mount was unmounted or cut off by somebody else")
 )
 
 // slot is a layer that is mounted, or on its way to or from there.

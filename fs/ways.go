@@ -2,6 +2,7 @@ package fs
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -25,8 +26,10 @@ type way struct {
 // ways are the folders of one layer, the best one last. A folder that is not the best goes when nobody holds it: what
 // was mounted on it meanwhile, an overlay or a bind mount, has a reference of its own.
 type ways struct {
-	unmount func(way) error
-	logger  *log.Entry
+	unmount  func(way) error
+	standing func(way) bool  // whether it is mounted still: somebody else may have unmounted it
+	remount  func(way) error // at the same path
+	logger   *log.Entry
 
 	mu   sync.Mutex
 	list []way // empty once closed
@@ -40,17 +43,27 @@ func (w *ways) add(kind, path string) {
 	w.retire()
 }
 
-// hold gives the best way to holder. An earlier one that it has may be about to be mounted, and stays until drop. "" means
-// that there is none any more.
-func (w *ways) hold(holder string) (path string) {
+// hold gives the best way to holder. An earlier one that it has may be about to be mounted, and stays until drop. An empty folder is
+// never given: overlayfs would take it. Errors: errNotMounted if there is no way any more.
+func (w *ways) hold(holder string) (path string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.list) == 0 {
-		return ""
+		return "", errNotMounted
 	}
-	best := w.list[len(w.list)-1]
-	best.holders[holder] = struct{}{}
-	return best.path
+	var errs []error
+	for _, one := range slices.Backward(w.list) {
+		if !w.standing(one) {
+			if err := w.remount(one); err != nil {
+				errs = append(errs, fmt.Errorf("somebody has unmounted %s: %w", one.path, err))
+				continue
+			}
+			w.logger.WithField("path", one.path).Warn("somebody has unmounted the layer; it is mounted again")
+		}
+		one.holders[holder] = struct{}{}
+		return one.path, nil
+	}
+	return "", errors.Join(errs...)
 }
 
 // drop ends what hold has promised.

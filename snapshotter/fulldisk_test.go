@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/fs"
@@ -92,6 +94,68 @@ func TestFullDisk(t *testing.T) {
 	if left, err := s.store.List(); err != nil || len(left) > 0 {
 		t.Errorf("left in the store: %v, %v", left, err)
 	}
+}
+
+// TestRestartOnFullDisk: a node starts again, serves what it has, and makes room.
+func TestRestartOnFullDisk(t *testing.T) {
+	for _, volatile := range []bool{false, true} {
+		t.Run(fmt.Sprint("volatile ", volatile), func(t *testing.T) { testRestartOnFullDisk(t, volatile) })
+	}
+}
+
+func testRestartOnFullDisk(t *testing.T, volatile bool) {
+	disk := smallDisk(t)
+	root := filepath.Join(disk, "root")
+	if err := os.Mkdir(root, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	r := newRegistry(t)
+	img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, topFiles))
+	s := openStand(t, &stand{root: root, state: t.TempDir(), mode: fs.Auto, volatile: volatile})
+	if _, err := img.pull(namespace(t, "test"), s.containerd(), "pull"); err != nil {
+		t.Fatal(err)
+	}
+	parent := s.top(t)
+	before, err := s.snapshotter.Prepare(t.Context(), "container", parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.stop(t)
+	fillDisk(t, disk)
+	s.start(t)
+	if after, err := s.snapshotter.Prepare(t.Context(), "another", parent); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("another container: %v, %v", after, err)
+	}
+	after, err := s.snapshotter.Mounts(t.Context(), "container")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := withoutPaths(after), withoutPaths(before); !slices.Equal(got, want) {
+		t.Errorf("options %v, before the restart %v", got, want)
+	}
+	dir := t.TempDir()
+	if err := mount.All(after, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := mount.UnmountAll(dir, 0); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(s.snapshotter.Remove(t.Context(), "container"), s.snapshotter.Cleanup(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(root, "snapshotter", "*probe*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// withoutPaths are the options of an overlay that do not name folders.
+func withoutPaths(mounts []mount.Mount) (options []string) {
+	for _, o := range mounts[0].Options {
+		if !strings.Contains(o, "/") {
+			options = append(options, o)
+		}
+	}
+	return options
 }
 
 // TestCleanupGoesOn: what cannot be discarded is deleted where it is, and what cannot be deleted keeps nothing else.

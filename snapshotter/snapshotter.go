@@ -118,14 +118,9 @@ func open(o Options) (*Snapshotter, error) {
 	if !dtype {
 		return nil, errors.New("the file system does not report file types in directories, which overlayfs needs (xfs: format with ftype=1)")
 	}
-	options, err := overlayOptions(o.Root)
+	options, err := overlayOptions(o)
 	if err != nil {
 		return nil, err
-	}
-	if o.Volatile {
-		if err := tryOverlay(o.Root, append(options, "volatile")); err != nil {
-			return nil, fmt.Errorf("overlayfs has no volatile mounts here (Linux 5.10 and later do): %w", err)
-		}
 	}
 	db, err := openDatabase(filepath.Join(o.Root, "metadata.db"))
 	if err != nil {

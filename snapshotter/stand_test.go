@@ -60,6 +60,7 @@ func eachKind(t *testing.T, test func(t *testing.T, s *stand, kind string)) {
 // which is what gives it namespaces and garbage collection.
 type stand struct {
 	root        string
+	state       string // "": a folder in root
 	mode        fs.Mode
 	volatile    bool
 	background  bool // layers become complete by themselves
@@ -90,11 +91,14 @@ func openStand(t *testing.T, s *stand) *stand {
 func (s *stand) start(t *testing.T) {
 	t.Helper()
 	var err error
+	if s.state == "" {
+		s.state = filepath.Join(s.root, "state")
+	}
 	if s.store, err = cache.Open(s.root); err != nil {
 		t.Fatal(err)
 	}
 	s.fs, err = fs.New(t.Context(), fs.Options{
-		StateDir:        filepath.Join(s.root, "state"),
+		StateDir:        s.state,
 		ProbeDir:        s.root,
 		Store:           s.store,
 		Scheduler:       fslayer.NewScheduler(fslayer.SchedulerOptions{TailMemory: -1}), // small layers too are lazy at first

@@ -55,7 +55,8 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	defer func() {
-		if err != nil { // it has not served, so nothing relies on its mounts
+		// It has not served, or cannot any more: the next process mounts all anew. Containers keep what they have of complete layers.
+		if err != nil {
 			err = errors.Join(err, d.fs.Close())
 		}
 		err = errors.Join(err, d.close())

@@ -36,6 +36,12 @@ func (r *read) keep(chunk int, data []byte, off int64) {
 // ReadAt reads the address space, with the semantics of io.ReaderAt; what no chunk covers reads as zeros. It waits for
 // what is missing, and leaves with ctx's error when ctx ends. Every byte it returns was verified.
 func (l *Layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	return l.ReadAtOnce(ctx, p, off, func() error { return nil })
+}
+
+// ReadAtOnce is ReadAt for who has little memory: arrived is called once what was missing is there, before anything is written to p.
+// If it returns an error, that is the read's.
+func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived func() error) (int, error) {
 	if err := l.begin(); err != nil {
 		return 0, err
 	}
@@ -52,7 +58,10 @@ func (l *Layer) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	case !present:
 		result = Miss
 		var err error
-		if kept, err = l.demand(ctx, p, off, first, end); err != nil {
+		if kept, err = l.demand(ctx, p, off, first, end); err == nil {
+			err = arrived()
+		}
+		if err != nil {
 			l.observer.read(Failed)
 			return 0, err
 		}

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -66,6 +67,22 @@ func TestReadAtEdges(t *testing.T) {
 	}
 	if _, err := h.ReadAt(t.Context(), make([]byte, 1), -1); err == nil {
 		t.Error("no error at a negative offset")
+	}
+}
+
+// Who wants to know is told when what was missing is there, and can still leave.
+func TestReadAtOnce(t *testing.T) {
+	h := open(t, testLayer(), nil)
+	told, left := 0, errors.New("left")
+	p := make([]byte, 10)
+	if n, err := h.ReadAtOnce(t.Context(), p, 0, func() error { told++; return left }); n != 0 || !errors.Is(err, left) || told != 1 {
+		t.Errorf("%d bytes, %v, told %d times", n, err, told)
+	}
+	if !bytes.Equal(p, make([]byte, 10)) {
+		t.Errorf("%x was written by a read that left", p)
+	}
+	if n, err := h.ReadAtOnce(t.Context(), p, 0, func() error { return left }); n != 10 || err != nil || !bytes.Equal(p, h.want[:10]) {
+		t.Errorf("what was there: %d bytes, %v", n, err)
 	}
 }
 
