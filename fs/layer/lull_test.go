@@ -26,7 +26,7 @@ func TestLull(t *testing.T) {
 		}
 		time.Sleep(lullTime - 1)
 		l.expect()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		l.expect("patient")
 		l.leaves(Background)
 	})

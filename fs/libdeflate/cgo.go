@@ -52,6 +52,10 @@ func Gunzip(dst, src []byte) (n, used int, ok bool) {
 		return 0, 0, false // no memory
 	}
 	defer decompressors.Put(d)
+	return d.gunzip(dst, src)
+}
+
+func (d *decompressor) gunzip(dst, src []byte) (n, used int, ok bool) {
 	l := C.sluice_gunzip(d.c, unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(len(dst)),
 		unsafe.Pointer(unsafe.SliceData(src)), C.size_t(len(src)))
 	if l.out < 0 {

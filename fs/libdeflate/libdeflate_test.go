@@ -61,9 +61,6 @@ func TestGunzipBetweenCollections(t *testing.T) {
 		t.Skip("built without libdeflate")
 	}
 	src, dst := member(t), make([]byte, len(body))
-	if n := testing.AllocsPerRun(100, func() { Gunzip(dst, src) }); n >= 1 {
-		t.Errorf("%v allocations", n)
-	}
 	for range 20 {
 		runtime.GC()
 		if n, _, ok := Gunzip(dst, src); !ok || string(dst[:n]) != body {
