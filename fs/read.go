@@ -29,7 +29,7 @@ func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse
 
 // Read reads from a blob or a file of a tree, and fetches what is not on disk yet.
 func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (result fuse.ReadResult, code fuse.Status) {
-	n, wait := 0, &lull{server: s}
+	n, wait := 0, &waiter{server: s}
 	defer func() {
 		if result == nil { // an error, or a panic
 			wait.end()

@@ -23,8 +23,8 @@ const (
 	maxFilling = 32
 )
 
-// lull is the wait of a READ, if it has one, and what becomes of its buffer. Only the goroutine that serves the READ uses it.
-type lull struct {
+// waiter is a READ that may have to wait, and what becomes of its buffer. Only the goroutine that serves the READ uses it.
+type waiter struct {
 	server  *server
 	buf     []byte
 	began   bool
@@ -33,23 +33,23 @@ type lull struct {
 }
 
 // begin is called when the READ begins to wait, before anything was written to its buffer.
-func (l *lull) begin() {
-	l.began = true
-	if l.server.waiting.Add(1) > maxBuffered {
-		release(l.buf)
-		l.empty = true
+func (w *waiter) begin() {
+	w.began = true
+	if w.server.waiting.Add(1) > maxBuffered {
+		release(w.buf)
+		w.empty = true
 	}
 }
 
 // fill is called when what the READ needs is there, and waits until it may write to its buffer: for others to do so and to send, which
 // takes no longer than the disk does.
-func (l *lull) fill(ctx context.Context) error {
-	if !l.empty {
+func (w *waiter) fill(ctx context.Context) error {
+	if !w.empty {
 		return nil
 	}
 	select {
-	case l.server.filling <- struct{}{}:
-		l.filling = true
+	case w.server.filling <- struct{}{}:
+		w.filling = true
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -57,24 +57,24 @@ func (l *lull) fill(ctx context.Context) error {
 }
 
 // end is called when the buffer is not needed any more.
-func (l *lull) end() {
-	if l.filling {
-		release(l.buf)
-		<-l.server.filling
+func (w *waiter) end() {
+	if w.filling {
+		release(w.buf)
+		<-w.server.filling
 	}
-	if l.began {
-		l.server.waiting.Add(-1)
+	if w.began {
+		w.server.waiting.Add(-1)
 	}
 }
 
 // sending is the answer to a READ that has waited.
 type sending struct {
 	fuse.ReadResult
-	lull *lull
+	waiter *waiter
 }
 
 // Done is called by go-fuse when the answer was sent.
-func (s sending) Done() { s.lull.end() }
+func (s sending) Done() { s.waiter.end() }
 
 // release gives the memory of p back to the kernel, as far as it has whole pages. It reads as zeros then, and is there again when it
 // is written to.
