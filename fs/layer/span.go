@@ -18,7 +18,7 @@ const (
 	readAheadData = 16 << 20
 
 	prefetchRange    = 8 << 20
-	prefetchRangeMin = 2 << 20 // where there is not enough to fetch for several ranges of that size
+	prefetchRangeMin = 4 << 20 // where there is not enough to fetch for several ranges of that size
 
 	// backgroundRange is small, and few of them are under way (see pilot), because what is under way cannot be called
 	// back: it is on the wire and in socket buffers, and takes its share of the link from a container's first reads.
