@@ -107,6 +107,7 @@ type registry struct {
 	requests   map[digest.Digest]int // for blobs
 	stallBelow int64                 // with stalled: only requests for ranges that begin before this byte wait; 0: all
 	stalled    chan struct{}         // while not nil, requests wait until it is closed
+	crawling   bool                  // with stalled: answers come byte by byte instead
 	waiting    chan struct{}         // gets one for each request that waits
 }
 
@@ -150,8 +151,14 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if _, err := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-", &first); err == nil && r.stallBelow > 0 && first >= r.stallBelow {
 		stalled = nil
 	}
+	crawling := r.crawling
 	r.mu.Unlock()
-	if stalled != nil {
+	switch {
+	case stalled == nil:
+	case crawling:
+		r.waiting <- struct{}{}
+		w = crawl{w, stalled}
+	default:
 		r.waiting <- struct{}{}
 		select {
 		case <-stalled:
@@ -192,7 +199,36 @@ func (r *registry) asked(d digest.Digest) int {
 func (r *registry) stall() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stalled = make(chan struct{})
+	r.stalled, r.crawling = make(chan struct{}), false
+}
+
+// crawl makes answers come byte by byte until release: who waits for them hears of them all the time.
+func (r *registry) crawl() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stalled, r.crawling = make(chan struct{}), true
+}
+
+// crawl is an answer that does so until released is closed.
+type crawl struct {
+	http.ResponseWriter
+	released <-chan struct{}
+}
+
+func (c crawl) Write(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		next := p[n : n+1]
+		select {
+		case <-c.released:
+			next = p[n:]
+		case <-time.After(20 * time.Millisecond):
+		}
+		var m int
+		m, err = c.ResponseWriter.Write(next)
+		n += m
+		c.ResponseWriter.(http.Flusher).Flush()
+	}
+	return n, err
 }
 
 func (r *registry) release() {

@@ -49,7 +49,7 @@ func TestPlainAheadYields(t *testing.T) {
 		defer mu.Unlock()
 		waits[r.Blob] = r.Wait
 	}}})
-	busy.stall()
+	busy.crawl()
 	done := make(chan error, 1)
 	go func() {
 		_, err := n.bring(t.Context(), Source{Ref: busy.ref, Digest: other.digest, TOCDigest: other.tocDigest, Size: int64(len(other.bytes))})

@@ -2,11 +2,12 @@ package layer
 
 import (
 	"context"
+	"io"
 	"sync"
 	"time"
 )
 
-// Place is where one range is fetched, outside of this package.
+// Place is where one range is fetched, outside of this package. One goroutine reads by it.
 type Place struct {
 	gate   *gate
 	turn   *entrant
@@ -14,39 +15,28 @@ type Place struct {
 	rushed bool // it has yielded long enough
 }
 
-// Admit waits for a place for a range that a container waits for, into what r has of memory. The context that it returns has the range's
-// Priority. The caller leaves the place.
-func (r *Reservation) Admit(ctx context.Context) (context.Context, *Place, error) {
-	p := &Place{gate: r.scheduler.ranges, turn: &entrant{priority: Prefetch, image: r.image}}
+// Admit waits for a place for a range that a container waits for, into what r has of memory. The caller leaves the place.
+func (r *Reservation) Admit(ctx context.Context) (*Place, error) {
+	p := &Place{gate: r.scheduler.ranges, turn: newHolder(Prefetch, r.image, 0)}
 	if err := p.gate.enter(ctx, p.turn); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return withPriority(ctx, Prefetch), p, nil
+	return p, nil
+}
+
+// ReadRange is that of blob, with Prefetch. While the blob is silent the place is lent to others.
+func (p *Place) ReadRange(ctx context.Context, blob Blob, off, size int64) (io.ReadCloser, error) {
+	return lender{blob, p.gate, p.turn}.ReadRange(withPriority(ctx, Prefetch), off, size)
 }
 
 // Leave gives the place back. It may be called again.
 func (p *Place) Leave() { p.left.Do(func() { p.gate.leave(p.turn) }) }
 
-// Yield leaves the link to readers, as ranges of less priority do: while one waits for a range, it returns not before that is over,
-// awaited is closed or ctx has ended. It waits for a second per place at most. One goroutine at a time calls it, before it reads on.
+// Yield leaves the link to readers, as ranges of less priority do: while one waits for a range that comes, it returns not before that is
+// over, awaited is closed or ctx has ended. It waits for a second per place at most. It is called before reading on.
 func (p *Place) Yield(ctx context.Context, awaited <-chan struct{}) (waited time.Duration) {
-	if p.rushed {
-		return 0
+	if !p.rushed {
+		waited, p.rushed = p.gate.yield(ctx, p.turn.priority, awaited)
 	}
-	calm := p.gate.whenCalm(p.turn.priority)
-	if calm == nil {
-		return 0
-	}
-	start := time.Now()
-	enough := time.NewTimer(p.gate.trickle)
-	defer enough.Stop()
-	select {
-	case <-calm:
-	case <-awaited:
-		p.rushed = true
-	case <-enough.C:
-		p.rushed = true
-	case <-ctx.Done():
-	}
-	return time.Since(start)
+	return waited
 }

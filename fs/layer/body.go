@@ -11,25 +11,44 @@ import (
 type body struct {
 	f      *flight
 	ranges *gate // that the flight has passed
+	place  *entrant
 	stats  *Range
 
-	from   io.ReadCloser
-	size   int64
-	left   int64 // of size, not read from the blob
-	err    error // why bytes do not come
-	rushed bool  // it has yielded long enough
+	from    io.ReadCloser
+	size    int64
+	left    int64 // of size, not read from the blob
+	err     error // why bytes do not come
+	yielded bool
+	rushed  bool // it has yielded long enough
 }
 
 // open asks the blob for a range.
 func (b *body) open(blob Blob, off, size int64) error {
 	start := time.Now()
+	b.ranges.hush(b.place)
 	from, err := blob.ReadRange(b.f.ctx, off, size)
+	lent := b.ranges.heard(b.place)
 	b.stats.Network += time.Since(start)
 	if err != nil {
 		return err
 	}
 	b.from, b.size, b.left, b.err = from, size, size, nil
+	if lent {
+		if err := b.resume(); err != nil {
+			b.close()
+			return err
+		}
+	}
 	return nil
+}
+
+// resume waits for a place when the range's own was lent, because its host was silent.
+func (b *body) resume() error {
+	start := time.Now()
+	defer func() { b.stats.Wait += time.Since(start) }()
+	turn := b.f.turn(b.place.image)
+	b.place.priority, b.place.raised = turn.priority, turn.raised
+	return b.ranges.await(b.f.ctx, b.place)
 }
 
 func (b *body) close() {
@@ -43,7 +62,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	b.yield()
 	start := time.Now()
+	b.ranges.hush(b.place)
 	n, err := b.from.Read(p[:min(int64(len(p)), b.left)])
+	lent := b.ranges.heard(b.place)
 	b.stats.Network += time.Since(start)
 	b.stats.Blob += int64(n)
 	b.left -= int64(n)
@@ -51,6 +72,9 @@ func (b *body) Read(p []byte) (int, error) {
 		if err = nil; b.left > 0 {
 			err = fmt.Errorf("%d of %d bytes: %w", b.size-b.left, b.size, io.ErrUnexpectedEOF)
 		}
+	}
+	if err == nil && lent {
+		err = b.resume()
 	}
 	if err != nil {
 		b.err = err
@@ -64,22 +88,10 @@ func (b *body) yield() {
 	if b.rushed || b.f.base == Demand {
 		return
 	}
-	calm := b.ranges.whenCalm(b.f.base)
-	if calm == nil {
-		return
-	}
-	start := time.Now()
-	defer func() { b.stats.Wait += time.Since(start) }()
-	enough := time.NewTimer(b.ranges.trickle)
-	defer enough.Stop()
-	select {
-	case <-calm:
-	case <-b.f.raised:
-		b.rushed = true
-	case <-enough.C:
-		b.rushed = true
-	case <-b.f.ctx.Done():
-	}
+	var waited time.Duration
+	waited, b.rushed = b.ranges.yield(b.f.ctx, b.f.base, b.f.raised)
+	b.stats.Wait += waited
+	b.yielded = b.yielded || waited > 0
 }
 
 // seek skips to byte off of the range. It never goes back.

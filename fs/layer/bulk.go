@@ -145,7 +145,7 @@ func (b *bulk) pass(ctx context.Context) error {
 		}
 		g.Go(func() error {
 			defer b.l.scheduler.ranges.leave(place)
-			return b.one(ctx, f, waited)
+			return b.one(ctx, f, place, waited)
 		})
 	}
 	err := g.Wait()
@@ -173,8 +173,8 @@ func (b *bulk) launch(ctx, going context.Context) (_ *flight, place *entrant, wa
 }
 
 // one fetches one range. What goes wrong is an error only if it is not tried again.
-func (b *bulk) one(ctx context.Context, f *flight, waited time.Duration) error {
-	err := b.l.fetch(f, waited)
+func (b *bulk) one(ctx context.Context, f *flight, place *entrant, waited time.Duration) error {
+	err := b.l.fetch(f, place, waited)
 	if err == nil {
 		b.failures.reset()
 		b.tell()

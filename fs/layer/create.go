@@ -86,15 +86,16 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 // fetchTOC fetches a TOC as one more range that is waited for, so that all else leaves the link to it, and layers that are slow to come
 // no place away.
 func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
-	place := &entrant{priority: Demand, bytes: toc.TailSize, image: o.Ref}
-	if err := o.Scheduler.ranges.enter(r.ctx, place); err != nil {
+	ranges, place := o.Scheduler.ranges, newHolder(Demand, o.Ref, toc.TailSize)
+	if err := ranges.enter(r.ctx, place); err != nil {
 		return nil, err
 	}
-	defer o.Scheduler.ranges.leave(place)
+	defer ranges.leave(place)
+	r.blob = lender{o.Blob, ranges, place}
 	w := toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace, Whole: o.Whole}
 	if o.External != nil {
-		w.External = func() ([]byte, error) {
-			p, err := o.External(r.ctx)
+		w.External = func() (p []byte, err error) {
+			ranges.quietly(place, func() { p, err = o.External(r.ctx) })
 			r.failed = r.failed || err != nil
 			return p, err
 		}

@@ -21,6 +21,9 @@
 // front to back gets a window ahead that doubles as long as that goes on (follow.go); background has as many ranges under way
 // as make it faster (pilot.go). While something more urgent is under way, ranges of less priority are not read on.
 //
+// A range that waits for a silent registry lends its place to others, and has to be admitted again for what comes then (lend.go). So a
+// registry that hangs holds nobody up but its own readers.
+//
 // What streams have besides chunks, the layer's skeleton, is kept as it is decoded (pieces.go). Once a layer is complete, Prove computes
 // its diffID of that and of the data file, without decoding anything again but what the skeleton lacks.
 //

@@ -43,15 +43,16 @@ type bad struct {
 }
 
 // fetch brings the chunks of f, and settles all of them. It returns why one is still not in the store. f was admitted
-// to the scheduler, after it had waited there.
-func (l *Layer) fetch(f *flight, waited time.Duration) error {
+// to the scheduler, in place, after it had waited there.
+func (l *Layer) fetch(f *flight, place *entrant, waited time.Duration) error {
 	defer f.cancel()
 	defer l.store.Trim()
 	l.scheduler.heap.begin()
 	defer l.scheduler.heap.end(l.memory(f.span) + chunkOverhead*int64(len(f.chunks)))
 	start := time.Now()
 	w := worker{Layer: l, f: f, slots: make(chan struct{}, l.jobs(f.span)), stats: Range{Priority: f.base, Wait: waited}}
-	w.body = body{f: f, ranges: l.scheduler.ranges, stats: &w.stats}
+	w.body = body{f: f, ranges: l.scheduler.ranges, place: place, stats: &w.stats}
+	place.held = w.holds
 	err := w.run()
 	if f.ctx.Err() != nil && err != nil {
 		err = context.Cause(f.ctx)
@@ -65,7 +66,7 @@ func (l *Layer) fetch(f *flight, waited time.Duration) error {
 	w.stats.Err = err
 	w.share(time.Since(start) - w.stats.Network - (w.stats.Wait - waited))
 	l.observer.fetched(w.stats)
-	l.scheduler.landed(w.stats, w.stats.Wait-waited > 0, l.blob.Link().Requests)
+	l.scheduler.landed(w.stats, w.body.yielded, l.blob.Link().Requests)
 	return err
 }
 

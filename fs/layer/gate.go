@@ -1,15 +1,16 @@
 package layer
 
 import (
+	"cmp"
 	"context"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 )
 
 // gate admits work by priority, and within one by turns: next is that of the image which has least inside, and of its work
 // what came first. Work that does not fit is not overtaken by what comes after it or below it, so nothing large starves. What
-// finds the gate empty is admitted however large it is.
+// finds the gate empty is admitted however large it is. Work that waits for a silent registry lends its place (lend.go).
 type gate struct {
 	places [priorities]int   // how many may be inside when one of this priority enters, itself included
 	bytes  [priorities]int64 // how many bytes they may hold together then
@@ -20,9 +21,11 @@ type gate struct {
 
 	mu        sync.Mutex
 	inside    [priorities]int
-	images    map[string]int // how many are inside for each
-	held      int64          // bytes
-	waiting   [priorities][]*entrant
+	images    map[string]int     // how many are inside for each
+	silent    map[string]silence // by registry
+	held      int64              // bytes
+	waiting   [priorities]queue
+	arrivals  int                           // how many have lined up, ever
 	heldSince time.Time                     // since when Background is held back by trickle
 	lull      lull                          // what Background that is patient waits for the end of
 	lulled    *time.Timer                   // calls dispatch when a lull has ended; nil if there was none
@@ -35,23 +38,42 @@ type gate struct {
 type entrant struct {
 	priority Priority // it changes, under gate.mu, while it waits
 	bytes    int64
-	image    string          // whose it is
+	image    string          // whose it is, by reference
 	blob     int64           // bytes that it fetches, for the brake
 	patient  bool            // of Background: it waits for the end of lulls
 	raised   <-chan struct{} // closed when it becomes Demand; nil if that does not happen
 
-	admitted bool // guarded by gate.mu
+	registry string       // that image names
+	held     func() int64 // how many of bytes are in memory while the place is lent, called under gate.mu; nil: none
+
+	// Guarded by gate.mu.
+	admitted bool
+	arrival  int         // in the order of arrivals
+	waits    bool        // for its registry
+	lent     bool        // its place is, which it has not got back
+	kept     int64       // of bytes, while that is so
+	patience *time.Timer // calls lend
 	ready    chan struct{}
 }
 
 // enter waits for admission. Whoever is admitted leaves.
 func (g *gate) enter(ctx context.Context, e *entrant) error {
+	e.registry, _, _ = strings.Cut(e.image, "/")
+	err := g.await(ctx, e)
+	if err != nil {
+		g.abandon(e)
+	}
+	return err
+}
+
+// await lines up, and waits until it is admitted. It may be though ctx has ended, which is the error.
+func (g *gate) await(ctx context.Context, e *entrant) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	e.ready = make(chan struct{})
 	g.mu.Lock()
-	g.waiting[e.priority] = append(g.waiting[e.priority], e)
+	g.line(e)
 	g.dispatch()
 	g.mu.Unlock()
 
@@ -79,7 +101,7 @@ func (g *gate) enter(ctx context.Context, e *entrant) error {
 			raised = nil
 			g.raise(e)
 		case <-ctx.Done():
-			g.abandon(e)
+			g.withdraw(e)
 			return context.Cause(ctx)
 		}
 	}
@@ -92,70 +114,67 @@ func (g *gate) raise(e *entrant) {
 	if e.admitted || e.priority == Demand {
 		return
 	}
-	g.remove(e)
+	g.waiting[e.priority].remove(e)
 	e.priority = Demand
-	g.waiting[Demand] = append(g.waiting[Demand], e)
+	g.line(e)
 	g.dispatch()
 }
 
-// abandon takes a waiter away, who may have been admitted at that very moment.
+// withdraw takes a waiter away, unless it has been admitted at that very moment.
+func (g *gate) withdraw(e *entrant) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !e.admitted {
+		g.waiting[e.priority].remove(e)
+		g.dispatch() // it may have been in the way of others
+	}
+}
+
+// abandon has one leave that will not begin, if it was admitted.
 func (g *gate) abandon(e *entrant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if e.admitted {
 		g.revise(e, 0)
 		g.depart(e)
-		return
 	}
-	g.remove(e)
-	g.dispatch() // it may have been in the way of others
 }
 
-// remove takes a waiter out of its queue. g.mu is held.
-func (g *gate) remove(e *entrant) {
-	queue := g.waiting[e.priority]
-	i := slices.Index(queue, e)
-	g.waiting[e.priority] = slices.Delete(queue, i, i+1)
+// line puts a waiter at the end of its queue. g.mu is held.
+func (g *gate) line(e *entrant) {
+	g.arrivals++
+	e.arrival = g.arrivals
+	g.waiting[e.priority].add(e)
 }
 
+// leave gives back what an entrant has: its place, or what it has kept without one.
 func (g *gate) leave(e *entrant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.depart(e)
-}
-
-// depart undoes admit. g.mu is held.
-func (g *gate) depart(e *entrant) {
-	g.inside[e.priority]--
-	g.held -= e.bytes
-	if g.images[e.image]--; g.images[e.image] == 0 {
-		delete(g.images, e.image)
+	if !e.lent {
+		g.depart(e)
+		return
 	}
-	if e.priority > Background && g.above(Background) == 0 && g.trickle > 0 {
-		g.lull.begin(time.Now())
-		g.dispatchIn(&g.lulled, lullTime)
-	}
-	for i := range g.calm {
-		if g.calm[i] != nil && g.above(Priority(i-1)) == 0 {
-			close(g.calm[i])
-			g.calm[i] = nil
-		}
-	}
+	g.held -= e.kept
+	g.restore(e)
 	g.dispatch()
 }
 
-// nobody is a priority below all others: of what gives way to everything.
-const nobody Priority = -1
-
-// whenCalm returns a channel that is closed when nothing of a higher priority is inside, nil if nothing is now.
-func (g *gate) whenCalm(p Priority) <-chan struct{} {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	i := p + 1
-	if g.calm[i] == nil && g.above(p) > 0 {
-		g.calm[i] = make(chan struct{})
+// depart undoes admit, but for what one keeps that lends its place. g.mu is held.
+func (g *gate) depart(e *entrant) {
+	e.admitted = false
+	g.inside[e.priority]--
+	g.held -= e.bytes - e.kept
+	if g.images[e.image]--; g.images[e.image] == 0 {
+		delete(g.images, e.image)
 	}
-	return g.calm[i]
+	// No lull begins where a registry is silent: who reads is not about to do so again, and has waited for longer than a lull.
+	if e.priority > Background && !e.lent && g.above(Background) == 0 && g.trickle > 0 {
+		g.lull.begin(time.Now())
+		g.dispatchIn(&g.lulled, lullTime)
+	}
+	g.soothe()
+	g.dispatch()
 }
 
 // holding returns the bytes held inside.
@@ -176,19 +195,20 @@ func (g *gate) steer(n int) {
 // dispatch admits all that can enter now. g.mu is held.
 func (g *gate) dispatch() {
 	least := g.grant()
-	for p := Demand; p >= least; p-- {
-		for len(g.waiting[p]) > 0 {
-			if p == Background && g.braked() {
-				return
-			}
-			e := g.next(p)
-			if e == nil || !g.fits(e) {
-				return
-			}
-			g.remove(e)
-			g.admit(e)
+	for e := g.first(least); e != nil && g.fits(e); e = g.first(least) {
+		g.waiting[e.priority].remove(e)
+		g.admit(e)
+	}
+}
+
+// first returns whose turn it is, nil if it is nobody's. What is below a priority may only go on. g.mu is held.
+func (g *gate) first(least Priority) *entrant {
+	for p := Demand; p >= Background; p-- {
+		if e := g.next(p); e != nil && (e.lent || p >= least) {
+			return e
 		}
 	}
+	return nil
 }
 
 // braked reports whether the brake holds, and sees to it that dispatch is called when that may be over. g.mu is held.
@@ -237,19 +257,29 @@ func (g *gate) pressed() bool {
 	return g.brake != nil && g.brake.high
 }
 
-// next returns whose turn it is among those that wait with a priority, nil if all of them wait for the end of a lull. g.mu is held.
+// next returns whose turn it is among those that wait with a priority: who was inside before and has bytes coming in, and then
+// those that wait neither for the end of a lull nor for a registry that is silent to too many. g.mu is held.
 func (g *gate) next(p Priority) (next *entrant) {
+	q := &g.waiting[p]
+	if len(q.back) > 0 {
+		return q.back[0]
+	}
 	now := time.Now()
-	lull := g.lull.lasts(now) && now.Sub(g.heldSince) < g.trickle
-	for _, e := range g.waiting[p] {
-		if e.patient && p == Background && lull {
-			continue
+	lull := p == Background && g.lull.lasts(now) && now.Sub(g.heldSince) < g.trickle
+	for _, waiting := range q.images {
+		if lull {
+			waiting = impatient(waiting)
 		}
-		if next == nil || g.images[e.image] < g.images[next.image] {
-			next = e
+		if len(waiting) > 0 && !g.crowded(waiting[0]) && (next == nil || g.before(waiting[0], next)) {
+			next = waiting[0]
 		}
 	}
 	return next
+}
+
+// before reports whether it is the turn of a rather than of b, which is another image's. g.mu is held.
+func (g *gate) before(a, b *entrant) bool {
+	return cmp.Or(cmp.Compare(g.images[a.image], g.images[b.image]), cmp.Compare(a.arrival, b.arrival)) < 0
 }
 
 func (g *gate) admit(e *entrant) {
@@ -261,12 +291,14 @@ func (g *gate) admit(e *entrant) {
 		g.lull.end(now)
 	}
 	g.inside[e.priority]++
-	g.held += e.bytes
+	g.held += e.bytes - e.kept
 	if g.images == nil {
 		g.images = make(map[string]int)
 	}
 	g.images[e.image]++
-	if e.priority == Background {
+	if e.lent {
+		g.restore(e)
+	} else if e.priority == Background {
 		g.brake.charge(e.blob)
 	}
 	e.admitted = true
@@ -275,11 +307,11 @@ func (g *gate) admit(e *entrant) {
 
 func (g *gate) fits(e *entrant) bool {
 	p := e.priority
-	if p == Background && !g.open() {
+	if p == Background && (!e.lent && g.braked() || !g.open()) { // what is paid for may go on
 		return false
 	}
-	inside := g.inside[Background] + g.above(Background)
-	return inside == 0 || inside < g.places[p] && (e.bytes == 0 || g.held+e.bytes <= g.bytes[p])
+	inside, need := g.inside[Background]+g.above(Background), e.bytes-e.kept
+	return inside == 0 || inside < g.places[p] && (need == 0 || g.held+need <= g.bytes[p])
 }
 
 // open reports whether Background may go in as far as the pilot and what is more urgent are concerned. g.mu is held.

@@ -20,7 +20,7 @@ func (s *Scheduler) Held() (layers int, why Hold) {
 	g := s.ranges
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	waiting := len(g.waiting[Background])
+	waiting := g.waiting[Background].len()
 	switch {
 	case waiting == 0:
 	case time.Now().Before(g.brake.paid):

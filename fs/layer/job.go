@@ -90,6 +90,15 @@ func (w *worker) cut(want []*pending) job {
 	return j
 }
 
+// holds returns how many of the flight's bytes are in memory: those of its jobs, or all of them where streams are decoded as they come.
+func (w *worker) holds() int64 {
+	jobs := int64(len(w.slots))
+	if jobs > 0 && !w.f.whole() {
+		return w.body.place.bytes
+	}
+	return jobs * w.f.jobMemory()
+}
+
 // readers returns how many readers wait for a chunk.
 func (w *worker) readers(p *pending) int {
 	if w.f.waiters.Load() == 0 {
@@ -168,6 +177,8 @@ func (l *Layer) unpack(src []byte, chunks []int, kept *pieces, take func(i int, 
 
 // bringStreams decodes streams as they come in, one after another.
 func (w *worker) bringStreams(off int64, want []*pending) error {
+	w.slots <- struct{}{} // see holds
+	defer func() { <-w.slots }()
 	buf := w.scheduler.buffers.get(w.f.largest)
 	defer w.scheduler.buffers.put(buf)
 	in := w.scheduler.buffers.readers.Get().(*bufio.Reader)

@@ -29,7 +29,7 @@ func TestLook(t *testing.T) {
 			go func() { ended <- look(l, ctx) }()
 			for waits := false; !waits && len(ended) == 0; runtime.Gosched() {
 				cores.mu.Lock()
-				waits = len(cores.waiting[Background]) > 0
+				waits = cores.waiting[Background].len() > 0
 				cores.mu.Unlock()
 			}
 			cancel(cause)

@@ -41,7 +41,7 @@ func TestLullEnds(t *testing.T) {
 		// reads has so many reads, with pauses, and returns after how many of them a range entered that was waiting.
 		reads := func(n int) (entered int) {
 			for range n {
-				if len(l.waiting[Background]) == 0 {
+				if l.waiting[Background].len() == 0 {
 					l.add(ctx, "patient", &entrant{priority: Background, bytes: 1, patient: true})
 				}
 				l.queue(ctx, "read", Demand, 1)

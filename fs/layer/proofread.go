@@ -55,20 +55,21 @@ func (b *blobPieces) Read(p []byte) (int, error) {
 func (b *blobPieces) fetch() error {
 	b.p.release()
 	size := min(b.end-b.next, backgroundRange)
-	place := &entrant{priority: Background, bytes: size, image: b.p.ref, blob: size}
-	if err := b.p.scheduler.ranges.enter(b.p.ctx, place); err != nil {
+	ranges, place := b.p.scheduler.ranges, newHolder(Background, b.p.ref, size)
+	place.blob = size
+	if err := ranges.enter(b.p.ctx, place); err != nil {
 		return err
 	}
-	err := b.load(size)
-	b.p.scheduler.ranges.leave(place)
+	err := b.load(lender{b.p.Layer.blob, ranges, place}, size)
+	ranges.leave(place)
 	if err != nil {
 		return err
 	}
 	return b.p.hold()
 }
 
-func (b *blobPieces) load(size int64) error {
-	body, err := b.p.Layer.blob.ReadRange(withPriority(b.p.ctx, Background), b.next, size)
+func (b *blobPieces) load(from Blob, size int64) error {
+	body, err := from.ReadRange(withPriority(b.p.ctx, Background), b.next, size)
 	if err != nil {
 		return err
 	}

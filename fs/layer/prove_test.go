@@ -10,7 +10,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/klauspost/compress/zstd"
@@ -365,6 +368,34 @@ func TestProveStops(t *testing.T) {
 			h.close()
 		})
 	}
+}
+
+// TestProveSilent: a proof that waits for a registry that hangs leaves its place to others, and is back when that answers.
+func TestProveSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewScheduler(SchedulerOptions{TailMemory: -1, Concurrency: 1})
+		h := open(t, testLayer(), func(o *Options) { o.Scheduler, o.Ref = s, hungImage })
+		if err := h.Fill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ready := make(chan struct{})
+		hang(h.blob, ready)
+		var proof sync.WaitGroup
+		proof.Go(h.mustProve)
+		time.Sleep(silentGrace)
+		synctest.Wait()
+		start := time.Now()
+		other := open(t, smallLayer(), withScheduler(s))
+		other.mustCheck(0, 10)
+		if d := time.Since(start); d > 0 {
+			t.Errorf("another registry's layer took %v", d)
+		}
+		must(0, other.Close())
+		close(ready)
+		proof.Wait()
+		must(0, h.Close())
+		(&line{t: t, gate: s.ranges}).empty()
+	})
 }
 
 // TestProveStalled: a registry that hangs keeps nobody else's layer from being proven.

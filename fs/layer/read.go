@@ -183,5 +183,5 @@ func (l *Layer) fly(f *flight) {
 		return
 	}
 	defer l.scheduler.ranges.leave(place)
-	_ = l.fetch(f, time.Since(start)) // its readers have the error
+	_ = l.fetch(f, place, time.Since(start)) // its readers have the error
 }

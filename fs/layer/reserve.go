@@ -95,7 +95,8 @@ func (g *gate) grant() Priority {
 	return Background
 }
 
-// due returns which claim can be granted now, -1 if none can. Those for more go before new ones. g.mu is held.
+// due returns which claim can be granted now, -1 if none can. Those for more go before new ones. What those keep that wait for a silent
+// registry is not in the way of one that needs all of the memory. g.mu is held.
 func (g *gate) due() int {
 	i := slices.IndexFunc(g.claims, func(c *claim) bool {
 		return c.bytes > 0 && (c.Reservation == g.granted[0] || g.held+c.more <= g.bytes[Prefetch])
@@ -104,7 +105,7 @@ func (g *gate) due() int {
 		return i
 	}
 	i = slices.IndexFunc(g.claims, func(c *claim) bool { return c.bytes == 0 })
-	if i >= 0 && g.held > 0 && g.held+g.claims[i].more > g.bytes[Background] {
+	if i >= 0 && g.held > g.keeping() && g.held+g.claims[i].more > g.bytes[Background] {
 		return -1
 	}
 	return i

@@ -48,9 +48,9 @@ func TestReserve(t *testing.T) {
 		l.queue(t.Context(), "list", Prefetch, 100)
 		l.queue(t.Context(), "read", Demand, 100)
 		l.expect("fill", "list", "read") // "fill" has found the gate empty
-		ctx, place, err := first.Admit(t.Context())
-		if err != nil || s.Inflight() != 960 || PriorityFrom(ctx) != Prefetch {
-			t.Errorf("a range of it: %v, %d bytes, %v", err, s.Inflight(), PriorityFrom(ctx))
+		place, err := first.Admit(t.Context())
+		if err != nil || s.Inflight() != 960 {
+			t.Errorf("a range of it: %v, %d bytes", err, s.Inflight())
 		}
 		place.Leave()
 		place.Leave()
@@ -138,7 +138,7 @@ func TestReserveAlone(t *testing.T) {
 			l.expect("read")
 		}
 		for range 3 { // its own ranges take no memory
-			_, place, err := r.Admit(t.Context())
+			place, err := r.Admit(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -193,7 +193,7 @@ func TestPlaceYields(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := NewScheduler(SchedulerOptions{})
-				_, place, err := now(reserve(t, s, 1)).Admit(t.Context())
+				place, err := now(reserve(t, s, 1)).Admit(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -225,4 +225,35 @@ func TestPlaceYields(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestReserveBesideSilent: what ranges keep that wait for a silent registry is not in the way of who needs all of the memory, and those
+// that have begun go on while it waits.
+func TestReserveBesideSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewScheduler(SchedulerOptions{MemoryLimit: 1000})
+		l := &line{t: t, gate: s.ranges}
+		hung := &entrant{priority: Background, image: hungImage, bytes: 300, held: func() int64 { return 100 }}
+		l.add(t.Context(), "hung", hung)
+		l.silent(hung)
+		l.queue(t.Context(), "fill", Background, 10)
+		r := reserve(t, s, 2000)
+		l.queue(t.Context(), "next", Background, 10)
+		l.back(t.Context(), "back", hung)
+		l.expect("hung", "fill", "back")
+		l.silent(hung)
+		if now(r) != nil {
+			t.Error("granted, though a range is under way that will end")
+		}
+		l.leave(l.inside[1])
+		got := now(r)
+		if got == nil {
+			t.Fatal("not granted")
+		}
+		l.expect("next")
+		l.leave(l.inside[2])
+		got.Release()
+		l.leave(hung)
+		l.empty()
+	})
 }

@@ -42,6 +42,7 @@ type SchedulerOptions struct {
 // reads on in those under way, for a second each. Background of a layer that has a prefetch list, or is large, does not start in the
 // pauses of a program that reads now and again either, for ten seconds or so. Within a priority images take turns. BackgroundLimit and BackgroundPressure
 // hold background alone, and only ranges that have not begun: no reader ever waits for them.
+// A range whose registry is silent lends its place and what memory it does not use (lend.go), so that others do not wait for it.
 // A range that alone exceeds the memory limit is admitted when nothing else is under way.
 type Scheduler struct {
 	limit   int64

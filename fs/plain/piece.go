@@ -108,7 +108,7 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 			return failed.or(context.Cause(ctx))
 		}
 		began := time.Now()
-		admitted, place, err := s.memory.Admit(ctx)
+		place, err := s.memory.Admit(ctx)
 		if err != nil {
 			return failed.or(err)
 		}
@@ -122,7 +122,7 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 		flights.Go(func() {
 			defer place.Leave()
 			began := time.Now()
-			body := &politeBody{ctx: admitted, place: place, awaited: s.Awaited}
+			body := &politeBody{ctx: ctx, place: place, awaited: s.Awaited}
 			err := s.bring(body, p, off)
 			s.fetched(layer.Range{Blob: int64(p.n), Wait: waited + body.waited, Network: time.Since(began) - body.waited, Err: err})
 			if err != nil {
@@ -137,7 +137,7 @@ func (s *stream) fetch(ctx context.Context) (err error) {
 }
 
 func (s *stream) bring(body *politeBody, p *piece, off int64) error {
-	from, err := s.Blob.ReadRange(body.ctx, off, int64(len(p.buf)))
+	from, err := body.place.ReadRange(body.ctx, s.Blob, off, int64(len(p.buf)))
 	if err != nil {
 		return err
 	}

@@ -350,7 +350,7 @@ func TestTakes(t *testing.T) {
 	}
 }
 
-// silent is a blob that somebody waits for.
+// silent is a blob that somebody waits for, in vain.
 type silent struct{ fakeBlob }
 
 func (*silent) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error) {
@@ -358,13 +358,39 @@ func (*silent) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error)
 	return nil, context.Cause(ctx)
 }
 
-// TestTakeYields: a layer that nobody waits for gives way to whoever waits for another, for a second a piece.
+// slow is one that comes byte by byte.
+type slow struct{ fakeBlob }
+
+func (*slow) ReadRange(ctx context.Context, _, _ int64) (io.ReadCloser, error) {
+	return io.NopCloser(drip{ctx}), nil
+}
+
+type drip struct{ context.Context }
+
+func (d drip) Read(p []byte) (int, error) {
+	select {
+	case <-time.After(100 * time.Millisecond):
+		p[0] = 0
+		return 1, nil
+	case <-d.Done():
+		return 0, context.Cause(d)
+	}
+}
+
+// TestTakeYields: a layer that nobody waits for gives way to whoever gets another, for a second a piece, and for half of one to who waits
+// for a registry that hangs.
 func TestTakeYields(t *testing.T) {
 	content := tarOf(t, map[string][]byte{"f": noise(1, 100_000)})
 	for name, test := range map[string]struct {
+		other   layer.Blob
 		awaited bool
 		want    time.Duration
-	}{"ahead": {false, time.Second}, "awaited": {true, 0}} {
+	}{
+		"ahead":           {new(slow), false, time.Second},
+		"ahead, silent":   {new(silent), false, time.Second / 2},
+		"awaited":         {new(slow), true, 0},
+		"awaited, silent": {new(silent), true, 0},
+	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, &fakeBlob{bytes: content}, ocispec.MediaTypeImageLayer)
 			synctest.Test(t, func(t *testing.T) {
@@ -380,7 +406,7 @@ func TestTakeYields(t *testing.T) {
 				go func() {
 					_, err := layer.Open(ctx, layer.Options{
 						Ref: "example.com/b:c", Digest: digest.FromString("b"), Store: r.store, Scheduler: r.Scheduler,
-						Blob: new(silent), BlobSize: 1 << 20, TOCDigest: digest.FromString("t"),
+						Blob: test.other, BlobSize: 1 << 20, TOCDigest: digest.FromString("t"),
 					})
 					left <- err
 				}()
