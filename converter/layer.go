@@ -204,6 +204,10 @@ func (l *layer) describe(blob io.ReaderAt) error {
 	if err != nil {
 		return err
 	}
+	if t.Format == toc.EStargz {
+		place := toc.Place{Format: t.Format, Offset: t.PayloadSize, Size: t.BlobSize - estargz.FooterSize - t.PayloadSize}
+		l.annotations[toc.EStargzPositionAnnotation] = place.String()
+	}
 	l.report = LayerReport{
 		Action: Converted, Format: string(t.Format), TOC: t.Digest,
 		Source: l.source.Digest, SourceSize: l.source.Size, Target: l.target.Digest, Size: l.target.Size,

@@ -98,9 +98,28 @@ func TestAnnotationsOfTheOtherFormat(t *testing.T) {
 	out, report := convertTo(t, lazy.source(), converter.Options{})
 	m = ocispec.Manifest{}
 	out.parse(report.Digest, &m)
-	want := slices.Sorted(slices.Values(append(ofZstd[:2:2], "mine")))
+	want := slices.Sorted(slices.Values(append(ofZstd[:2:2], toc.EStargzPositionAnnotation, "mine")))
 	if got := sortedKeys(m.Layers[0].Annotations); !slices.Equal(got, want) || m.Layers[0].MediaType != ocispec.MediaTypeImageLayerGzip {
 		t.Errorf("%s with %v, want %v", m.Layers[0].MediaType, got, want)
+	}
+	checkPlace(t, out.read(m.Layers[0].Digest), m.Layers[0].Annotations)
+}
+
+// checkPlace finds the TOC of an eStargz layer where its annotation says, and nothing but the footer behind it.
+func checkPlace(t *testing.T, blob []byte, annotations map[string]string) {
+	t.Helper()
+	d, place := toc.Annotated(annotations)
+	if place.Format != toc.EStargz || place.Offset+place.Size+estargz.FooterSize != int64(len(blob)) {
+		t.Fatalf("the TOC is at %+v of %d bytes", place, len(blob))
+	}
+	cut := bytes.Clone(blob)
+	clear(cut[place.Offset+place.Size:]) // the footer, which would say it too
+	raw, err := toc.Fetch(bytes.NewReader(cut), toc.Wanted{BlobSize: int64(len(blob)), Digest: d, Place: place})
+	if err == nil {
+		_, err = raw.TOC()
+	}
+	if err != nil {
+		t.Errorf("at %+v: %v", place, err)
 	}
 }
 

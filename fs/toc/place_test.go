@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 )
@@ -21,10 +22,12 @@ func TestAnnotated(t *testing.T) {
 	}{
 		{"none", nil, "", Place{}},
 		{"estargz", map[string]string{TOCDigestAnnotation: "a"}, "a", Place{}},
-		{"skopeo 1.9", map[string]string{ZstdChecksumAnnotation: "b", ZstdPositionAnnotation: "58490:2304:8810:1"}, "b", Place{58490, 2304}},
+		{"skopeo 1.9", map[string]string{ZstdChecksumAnnotation: "b", ZstdPositionAnnotation: "58490:2304:8810:1"}, "b", Place{ZstdChunked, 58490, 2304}},
 		{"podman 5", map[string]string{PodmanChecksumAnnotation: "c", PodmanPositionAnnotation: "56495:2301:7965:1",
-			"io.github.containers.zstd-chunked.tarsplit-position": "58804:1326:35000"}, "c", Place{56495, 2301}},
-		{"stargz-snapshotter", map[string]string{TOCDigestAnnotation: "a", ZstdChecksumAnnotation: "b", ZstdPositionAnnotation: "8:9:10:1"}, "a", Place{8, 9}},
+			"io.github.containers.zstd-chunked.tarsplit-position": "58804:1326:35000"}, "c", Place{ZstdChunked, 56495, 2301}},
+		{"stargz-snapshotter", map[string]string{TOCDigestAnnotation: "a", ZstdChecksumAnnotation: "b", ZstdPositionAnnotation: "8:9:10:1"}, "a", Place{ZstdChunked, 8, 9}},
+		{"sluice", map[string]string{TOCDigestAnnotation: "a", EStargzPositionAnnotation: "8:9"}, "a", Place{EStargz, 8, 9}},
+		{"sluice, cut off", map[string]string{TOCDigestAnnotation: "a", EStargzPositionAnnotation: "8"}, "a", Place{}},
 		{"unknown type", map[string]string{TOCDigestAnnotation: "a", ZstdPositionAnnotation: "8:9:10:2"}, "a", Place{}},
 		{"too few", map[string]string{TOCDigestAnnotation: "a", ZstdPositionAnnotation: "8:9:10"}, "a", Place{}},
 		{"no number", map[string]string{TOCDigestAnnotation: "a", ZstdPositionAnnotation: "8:x:10:1"}, "a", Place{}},
@@ -44,7 +47,7 @@ func packPodman(t testing.TB, payload, json, tarSplit []byte) (blob, Place) {
 		t.Fatal(err)
 	}
 	compressed := z.EncodeAll(json, nil)
-	place := Place{int64(len(payload)) + 8, int64(len(compressed))}
+	place := Place{ZstdChunked, int64(len(payload)) + 8, int64(len(compressed))}
 	var footer []byte
 	for _, n := range []int64{place.Offset, place.Size, int64(len(json)), 1, place.Offset + place.Size + 8, int64(len(tarSplit)), 12345} {
 		footer = binary.LittleEndian.AppendUint64(footer, uint64(n))
@@ -101,18 +104,43 @@ func TestFetchByPlace(t *testing.T) {
 func TestFetchByImpossiblePlace(t *testing.T) {
 	b, place := packPodman(t, make([]byte, 1000), entriesJSON(3), nil)
 	size := int64(len(b.bytes))
-	for _, p := range []Place{{}, {7, 10}, {-1, 10}, {8, 0}, {8, -1}, {size, 1}, {8, size}, {1<<63 - 1, 1<<63 - 1}, {8, MaxCompressedTOCSize + 1}} {
+	for _, at := range [][2]int64{{}, {7, 10}, {-1, 10}, {8, 0}, {8, -1}, {size, 1}, {8, size}, {1<<63 - 1, 1<<63 - 1}, {8, MaxCompressedTOCSize + 1}} {
+		p := Place{ZstdChunked, at[0], at[1]}
 		raw, err := Fetch(bytes.NewReader(b.bytes), Wanted{BlobSize: size, Digest: b.toc, Place: p})
 		if err != nil || raw.PayloadSize != 1000 {
 			t.Errorf("%v: %+v, error %v", p, raw, err)
 		}
 	}
-	raw, err := Fetch(bytes.NewReader(b.bytes), Wanted{BlobSize: size, Digest: b.toc, Place: Place{place.Offset + 1, place.Size}})
+	raw, err := Fetch(bytes.NewReader(b.bytes), Wanted{BlobSize: size, Digest: b.toc, Place: Place{ZstdChunked, place.Offset + 1, place.Size}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := raw.TOC(); err == nil {
 		t.Error("no error for a TOC that is elsewhere")
+	}
+}
+
+// TestFetchEStargzByPlace: what Sluice's converter says of an eStargz layer is all that is asked for, and no more than a hint.
+func TestFetchEStargzByPlace(t *testing.T) {
+	b := packJSON(t, EStargz, []byte(noise(1, 3<<20)), entriesJSON(40000))
+	size := int64(len(b.bytes))
+	place := Place{EStargz, 3 << 20, size - 3<<20 - estargz.FooterSize}
+	r := &countingReader{bytes: b.bytes}
+	raw, err := Fetch(r, Wanted{BlobSize: size, Digest: b.toc, Place: place})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := [2]int64{place.Offset, place.Size}; len(r.reads) != 1 || r.reads[0] != want || raw.PayloadSize != place.Offset {
+		t.Errorf("read %v, want %v; payload %d", r.reads, want, raw.PayloadSize)
+	}
+	if toc, err := raw.TOC(); err != nil || len(toc.Entries) != 40000 {
+		t.Errorf("TOC %v, error %v", toc, err)
+	}
+	for _, at := range [][2]int64{{-1, 10}, {8, 0}, {size, 1}, {8, size}} {
+		raw, err := Fetch(bytes.NewReader(b.bytes), Wanted{BlobSize: size, Digest: b.toc, Place: Place{EStargz, at[0], at[1]}})
+		if err != nil || raw.PayloadSize != place.Offset {
+			t.Errorf("%v: %+v, error %v", at, raw, err)
+		}
 	}
 }
 
