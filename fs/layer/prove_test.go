@@ -287,6 +287,23 @@ func TestProveAnother(t *testing.T) {
 	}
 }
 
+// TestProveCutEnd: a blob that lacks zeros of its tar's end, as skopeo 1.9 makes them, is what its image means, and no other.
+func TestProveCutEnd(t *testing.T) {
+	h := open(t, storedLayer(), nil)
+	if err := h.Fill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	z := must(gzip.NewReader(bytes.NewReader(h.fix.blob)))
+	tar := must(io.ReadAll(z))
+	for zeros, proven := range map[int]bool{tarBlock: true, 3 * tarBlock: true, tarRecord: true, 3: false, tarRecord + tarBlock: false} {
+		want := digest.FromBytes(append(bytes.Clone(tar), make([]byte, zeros)...))
+		got, err := h.Prove(t.Context(), is(want))
+		if err != nil || (got == want) != proven {
+			t.Errorf("%d bytes less: diffID %s, want %s: %t; error %v", zeros, got, want, proven, err)
+		}
+	}
+}
+
 // TestProveLies: bytes that are not the blob's condemn nobody.
 func TestProveLies(t *testing.T) {
 	for name, lie := range map[string]func(p []byte) []byte{
