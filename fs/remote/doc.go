@@ -16,7 +16,8 @@
 //     each other; between rounds there is a backoff with jitter, or what hosts ask for.
 //   - A site is the address of a host or of what signed URLs lead to. When it says that it is asked too much (429, 502, 503,
 //     504, or Retry-After), that holds for everybody: nobody begins a request there before its time, those with other hosts
-//     ask them, and fewer are under way from then on. See pacer.go.
+//     ask them, and fewer are under way from then on. See pacer.go. Who is told so while others are answered has many more
+//     attempts than who meets another fault. See trial.go.
 //   - A lane is one connection by HTTP/2. Large ranges of one site use several. See fan.go.
 //
 // Nothing here is verified but manifests: the bytes of a blob are checked by whoever knows their digest. Nothing is

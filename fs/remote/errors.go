@@ -24,10 +24,11 @@ type Error struct {
 	Attempts int    // requests that this host was sent
 	Err      error  // nil if Status says it all
 
-	temporary bool
-	signed    *url.URL // where Err is errPaused and a redirect led there
-	sized     bool     // the host has said that there is too little of the blob, and how much
-	size      int64    // if sized
+	temporary  bool
+	overloaded bool     // the host asks to wait
+	signed     *url.URL // where Err is errPaused and a redirect led there
+	sized      bool     // the host has said that there is too little of the blob, and how much
+	size       int64    // if sized
 }
 
 // Temporary reports whether the same host may answer better later.

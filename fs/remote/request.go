@@ -227,6 +227,7 @@ func (e *endpoint) refused(dog *watchdog, q request, resp *http.Response) *Error
 	fault := e.fault(q.url, nil)
 	fault.Status = resp.StatusCode
 	fault.temporary = temporaryStatus(resp.StatusCode)
+	fault.overloaded = overloaded(resp.StatusCode, parseRetryAfter(resp.Header.Get("Retry-After"), e.registry.clock.now()))
 	body := discard(dog, resp)
 	if !q.away {
 		code, message := registryMessage(body)

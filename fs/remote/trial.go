@@ -30,8 +30,13 @@ type trial struct {
 	site     func(*endpoint) *site
 	round    int // of those in which somebody was asked, since the last progress, from 1
 	silent   int // rounds in a row in which nobody was asked, and no host answered anybody else
+	refused  int // rounds in which hosts that answered others asked this one to wait, since the last progress
 	left     int // tries of any kind that are left
 }
+
+// refusals is how many times as often as others fail may hosts that answer others ask to wait: it is our turn some time, unless
+// it is this very blob that they have no answer for.
+const refusals = 8
 
 // A candidate is a host in a trial.
 type candidate struct {
@@ -40,7 +45,8 @@ type candidate struct {
 	err      *Error // last
 	attempts int
 	tried    bool   // in this round
-	passed   bool   // in this round, but it asked to wait
+	passed   bool   // in this round, but it had asked others to wait
+	refused  bool   // in this round: it asked us to wait
 	answered uint64 // what it had answered to anybody when the round began
 	gone     bool   // for good
 }
@@ -63,7 +69,7 @@ func (t *trial) next(ctx context.Context) (*candidate, error) {
 			return nil, t.cancelled(ctx, nil)
 		}
 		if c := t.ready(); c != nil {
-			c.tried, c.passed = true, false
+			c.tried, c.passed, c.refused = true, false, false
 			c.attempts++
 			t.left--
 			return c, nil
@@ -81,21 +87,29 @@ func (t *trial) next(ctx context.Context) (*candidate, error) {
 
 // again begins a round. One in which all hosts made us wait is no attempt: if they answer others, it is our turn some time.
 func (t *trial) again() {
-	asked, alive := false, false
+	asked, alive, refused := false, false, 0
 	for _, c := range t.hosts {
 		now := t.site(c.endpoint).pacer.answered()
-		if c.tried && !c.passed {
+		switch {
+		case c.tried && c.refused:
+			refused++
+			alive = alive || now != c.answered
+		case c.tried && !c.passed:
 			asked = true
-		} else if !c.gone && now != c.answered {
+		case !c.gone && now != c.answered:
 			alive = true
 		}
 		c.tried, c.answered = false, now
 	}
 	switch {
-	case asked:
+	case asked, refused > 0 && !alive:
 		t.round, t.silent = t.round+1, 0
 	case alive:
 		t.silent = 0
+		if refused > 0 {
+			t.refused++
+			t.left += refused
+		}
 	default:
 		t.silent++
 	}
@@ -116,15 +130,16 @@ func (t *trial) ready() *candidate {
 
 // wait returns how long to wait before the next round; false if there is none.
 func (t *trial) wait() (time.Duration, bool) {
-	if most := t.registry.opts.MaxAttempts; t.left <= 0 || t.round >= most || t.silent >= most {
-		return 0, false
-	}
 	var first time.Time
-	alive := false
+	alive, asked := false, false
 	for _, c := range t.hosts {
+		asked = asked || c.tried && !c.passed
 		if until := t.site(c.endpoint).pacer.until(); !c.gone && (!alive || until.Before(first)) {
 			first, alive = until, true
 		}
+	}
+	if most := t.registry.opts.MaxAttempts; t.left <= 0 || asked && t.round >= most || t.silent >= most || t.refused >= refusals*most {
+		return 0, false
 	}
 	return max(t.registry.opts.Backoff.after(t.round), spread(first.Sub(t.registry.clock.now()))), alive
 }
@@ -161,6 +176,7 @@ func (t *trial) failed(ctx context.Context, c *candidate, err error) error {
 		c.passed = true
 		return nil
 	}
+	c.refused = fault.overloaded
 	fault.Attempts = c.attempts
 	c.err = t.subject.explain(fault)
 	c.gone = !fault.temporary
@@ -168,7 +184,7 @@ func (t *trial) failed(ctx context.Context, c *candidate, err error) error {
 }
 
 // progress renews the attempts: bytes have come.
-func (t *trial) progress() { t.round = 1 }
+func (t *trial) progress() { t.round, t.refused = 1, 0 }
 
 // failure returns what went wrong at each host that was asked.
 func (t *trial) failure() error {
