@@ -39,7 +39,7 @@ type Options struct {
 	OCI bool
 	// Reuse keeps layers that are lazy already, in whichever format, and whose TOC is the annotated one.
 	Reuse bool
-	// Prefetch lists the files that come first in their layers.
+	// Prefetch lists the files that come first in their layers, and which of their bytes are wanted.
 	Prefetch prefetch.List
 	// FailOnMissing makes a line of the prefetch list that names nothing in an image an error.
 	FailOnMissing bool
@@ -47,7 +47,8 @@ type Options struct {
 	// CompressionLevel is gzip's, 0 (stored) to 9, or, with toc.ZstdChunked, zstd's, 1 to 22, of which the encoder tells four
 	// apart (1, 3, 6, 10). nil means 9 and 3, as with stargz-snapshotter.
 	CompressionLevel *int
-	// ChunkSize is the most uncompressed bytes of a file in one chunk; 0 means the format's 4 MiB.
+	// ChunkSize is the most uncompressed bytes of a file in one chunk; 0 means the format's 4 MiB, and 256 KiB in layers of which Prefetch
+	// wants parts of files.
 	ChunkSize int
 	// MinChunkSize is the least bytes in one gzip stream, so that small files share one; 0 gives each its own. Only
 	// toc.EStargz has it: other readers of zstd:chunked expect one chunk in a frame.

@@ -294,6 +294,45 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
+// TestPrefetchRanges: a layer of which parts of files are listed has small chunks, and says which of those that come first are wanted.
+func TestPrefetchRanges(t *testing.T) {
+	const chunk = 256 << 10
+	src := newLayout(t)
+	big := strings.Repeat("0123456789abcdef", 8*chunk/16)
+	src.tag(src.image(host,
+		testLayer{tar: tarOf(t, node('5', "lib", ""), file("lib/big", big), file("lib/small", "22"), file("lib/other", big), file("not/listed", big))},
+		testLayer{tar: tarOf(t, file("z", "z"))}))
+	lines := fmt.Sprintf("/lib/big\t0-0,%d-%d\nlib/small\nlib/other\t%d-%d\n", 3*chunk-1, 4*chunk, 8*chunk, 9*chunk)
+	list, err := prefetch.Parse(strings.NewReader(lines))
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := func(l *layout, r *converter.Report, layer int) string {
+		m := manifestOf(l, ocispec.Descriptor{Digest: r.Digest})
+		return m.Layers[layer].Annotations[toc.PrefetchAnnotation]
+	}
+	for _, format := range []toc.Format{toc.EStargz, toc.ZstdChunked} {
+		out, report := convertTo(t, src.source(), converter.Options{Prefetch: list, Format: format})
+		if got, want := said(out, report, 0), "1,1,3,3,1,8"; got != want {
+			t.Errorf("%s: the layer says %q, want %q", format, got, want)
+		}
+		if got := report.Layers[0].PrefetchBytes; got != 4*chunk+2 {
+			t.Errorf("%s: prefetch bytes %d, want %d", format, got, 4*chunk+2)
+		}
+		if got := said(out, report, 1); got != "" {
+			t.Errorf("%s: a layer without listed files says %q", format, got)
+		}
+		again, report := convertTo(t, out.source(), converter.Options{Reuse: true})
+		if got, n := said(again, report, 0), report.Layers[0].PrefetchBytes; got == "" || n != 4*chunk+2 {
+			t.Errorf("%s: reused, the layer says %q, and %d bytes", format, got, n)
+		}
+		again, report = convertTo(t, out.source(), converter.Options{})
+		if got := said(again, report, 0); got != "" {
+			t.Errorf("%s: converted anew without a list, the layer says %q", format, got)
+		}
+	}
+}
+
 // TestNoContent has a layer of names alone be a few streams, not one for each, with a temporary file and an encoder for each.
 func TestNoContent(t *testing.T) {
 	var links []entry

@@ -1,12 +1,14 @@
 package converter
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
+	"github.com/sluice-snapshotter/sluice/converter/prefetch"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
@@ -41,7 +44,8 @@ type layer struct {
 	target      ocispec.Descriptor // without the source's annotations
 	annotations map[string]string  // to be set on every reference to the target; nil for one that was kept
 	diffID      digest.Digest
-	hits        []bool   // lines of the prefetch list that named something here
+	hits        []bool // lines of the prefetch list that named something here
+	picked      []prefetch.Pick
 	skipped     []string // files of the prefetch list that estargz could not put first
 	report      LayerReport
 }
@@ -128,11 +132,10 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 		}
 	}()
 	c.progress(l, Compressing, 0, 0)
-	picked, hits := c.opts.Prefetch.Match(sp.names)
-	l.hits = hits
+	l.picked, l.hits = c.opts.Prefetch.Match(sp.names)
 	tar := io.NewSectionReader(&cancelReaderAt{ctx, sp.file}, 0, sp.size)
 	packing := newCompression(c.opts, sp.times)
-	options := append(c.estargzOptions(sp, picked, &l.skipped), estargz.WithCompression(packing))
+	options := append(c.estargzOptions(sp, l), estargz.WithCompression(packing))
 	built, err := estargz.Build(tar, options...)
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", c.opts.format(), err)
@@ -179,17 +182,21 @@ func (c *conversion) layerType(mediaType string) string {
 	return image.GzipLayerType(mediaType)
 }
 
-func (c *conversion) estargzOptions(sp *spooled, picked []string, skipped *[]string) []estargz.Option {
+func (c *conversion) estargzOptions(sp *spooled, l *layer) []estargz.Option {
 	parts := workers
 	if sp.content < workers {
 		parts = 1 // where a part would have less than a byte, estargz gives each entry its own, with a file and an encoder
 	}
+	picked := make([]string, len(l.picked))
+	for i, p := range l.picked {
+		picked[i] = p.Name
+	}
 	return []estargz.Option{
 		estargz.WithParallelism(parts),
-		estargz.WithChunkSize(c.opts.ChunkSize),
+		estargz.WithChunkSize(cmp.Or(c.opts.ChunkSize, l.chunkSize())),
 		estargz.WithMinChunkSize(c.opts.MinChunkSize),
 		estargz.WithPrioritizedFiles(picked),
-		estargz.WithAllowPrioritizeNotFound(skipped),
+		estargz.WithAllowPrioritizeNotFound(&l.skipped),
 	}
 }
 
@@ -213,8 +220,10 @@ func (l *layer) describe(blob io.ReaderAt) error {
 		Source: l.source.Digest, SourceSize: l.source.Size, Target: l.target.Digest, Size: l.target.Size,
 		Files: layout.Files,
 	}
-	for _, chunk := range layout.Chunks[:layout.PrefetchChunks] {
-		l.report.PrefetchBytes += chunk.Size
+	listed := l.listed(layout)
+	if slices.Contains(listed, false) {
+		l.annotations[toc.PrefetchAnnotation] = listed.String()
 	}
+	l.report.PrefetchBytes = listed.Bytes(layout)
 	return nil
 }

@@ -38,8 +38,6 @@ func (c *conversion) reuse(ctx context.Context, l *layer) (bool, error) {
 	}
 	l.keep(Reused, string(t.Format))
 	l.report.TOC, l.report.Files = t.Digest, layout.Files
-	for _, chunk := range layout.Chunks[:layout.PrefetchChunks] {
-		l.report.PrefetchBytes += chunk.Size
-	}
+	l.report.PrefetchBytes = toc.ParseListed(l.source.Annotations[toc.PrefetchAnnotation], layout.PrefetchChunks).Bytes(layout)
 	return true, c.copyBlob(ctx, l)
 }

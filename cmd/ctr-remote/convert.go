@@ -40,7 +40,7 @@ func convertFlags() []cli.Flag {
 		&cli.IntFlag{Name: "estargz-min-chunk-size", Usage: "least `BYTES` in one gzip stream (default: none)"},
 		&cli.IntFlag{Name: "zstdchunked-compression-level", Usage: "zstd `LEVEL`, 1 to 22", Value: 3},
 		&cli.IntFlag{Name: "zstdchunked-chunk-size", Usage: "most `BYTES` of a file in one chunk (default: 4 MiB)"},
-		&cli.StringFlag{Name: "prefetch-list", Usage: "`FILE` of paths and globs, one a line, that come first"},
+		&cli.StringFlag{Name: "prefetch-list", Usage: "`FILE` of paths and globs, one a line, that come first; after a tab which bytes, as in 0-4095,65536-81919"},
 		&cli.BoolFlag{Name: "fail-on-missing", Usage: "fail when a path of the prefetch list is not in the image"},
 		&cli.BoolFlag{Name: "in-place", Usage: "allow DST to be SRC"},
 		&cli.StringFlag{Name: "dest-creds", Usage: "`USER:PASS` for DST's registry (default: --creds if it is SRC's)"},

@@ -114,9 +114,7 @@ func (l *Layer) readTOC(ctx context.Context, src endpoint.Source, desc ocispec.D
 	if layout.PrefetchChunks > 0 {
 		l.PrefetchFiles = prefetchFiles(t.Entries)
 	}
-	for _, c := range layout.Chunks[:layout.PrefetchChunks] {
-		l.PrefetchBytes += c.Size
-	}
+	l.PrefetchBytes = toc.ParseListed(desc.Annotations[toc.PrefetchAnnotation], layout.PrefetchChunks).Bytes(layout)
 	return layout, nil
 }
 

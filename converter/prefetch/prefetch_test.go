@@ -23,6 +23,14 @@ func TestParse(t *testing.T) {
 		{"bad pattern", "a\nb\n[x\n", nil, "line 3"},
 		{"bad pattern in a folder", "[x/y\n", nil, "line 1"},
 		{"zero byte", "a\x00b\n", nil, "line 1"},
+		{"ranges", "a\t0-4095,8192-8192\nb c\t5-6\n", []string{"/a", "/b c"}, ""},
+		{"range without an end", "a\nb\t5\n", nil, "line 2"},
+		{"range backwards", "b\t5-4\n", nil, `line 1: path "b": range "5-4"`},
+		{"negative range", "b\t-5-4\n", nil, "line 1"},
+		{"no range after the tab", "b\t\n", nil, "line 1"},
+		{"no range after a comma", "b\t1-2,\n", nil, "line 1"},
+		{"not a range", "a\tb\n", nil, "line 1"},
+		{"range of nothing", "\t1-2\n", nil, "line 1"},
 		{"long line", "a\n" + strings.Repeat("x", maxLine+1), nil, "line 2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -64,11 +72,31 @@ func TestMatch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			picked, hit := l.Match(names)
+			picks, hit := l.Match(names)
+			var picked []string
+			for _, p := range picks {
+				picked = append(picked, p.Name)
+				if p.Ranges != nil {
+					t.Errorf("ranges of %s: %v", p.Name, p.Ranges)
+				}
+			}
 			if !slices.Equal(picked, tt.want) || !slices.Equal(hit, tt.hit) {
 				t.Errorf("got %q %v, want %q %v", picked, hit, tt.want, tt.hit)
 			}
 		})
+	}
+}
+
+// TestRanges: what several lines name of a file is all of that, and all of the file if one of them says so.
+func TestRanges(t *testing.T) {
+	l, err := Parse(strings.NewReader("a\t0-9\nb*\t4-4,7-8\nc\nbb\t1-2\na\nc\t1-1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	picked, _ := l.Match([]string{"a", "b", "bb", "c"})
+	want := []Pick{{"a", nil}, {"b", []Range{{4, 4}, {7, 8}}}, {"bb", []Range{{4, 4}, {7, 8}, {1, 2}}}, {"c", nil}}
+	if !slices.EqualFunc(picked, want, func(p, q Pick) bool { return p.Name == q.Name && slices.Equal(p.Ranges, q.Ranges) }) {
+		t.Errorf("picked %v, want %v", picked, want)
 	}
 }
 
@@ -77,6 +105,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("# c\n/usr/bin/*\n[a-z]/x\\*y\n../..//b\n")
 	f.Add("a\r\n\r\n #b\n")
 	f.Add("[]a]\n[^x]\n\\\n")
+	f.Add("a\t0-1,5-9\nx/*\t7-7\na\n")
 	f.Fuzz(func(t *testing.T, in string) {
 		l, err := Parse(strings.NewReader(in))
 		if err != nil {
@@ -92,8 +121,13 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%d hits for %d lines", len(hit), len(l.Lines()))
 		}
 		for _, p := range picked {
-			if !slices.Contains(names, p) {
-				t.Fatalf("picked %q", p)
+			if !slices.Contains(names, p.Name) {
+				t.Fatalf("picked %q", p.Name)
+			}
+			for _, r := range p.Ranges {
+				if r.First < 0 || r.Last < r.First {
+					t.Fatalf("range %v", r)
+				}
 			}
 		}
 	})

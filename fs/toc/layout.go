@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 
@@ -204,6 +205,25 @@ func (l *layouter) prefetches(f file) bool {
 
 func compareInBlob(a, b *Chunk) int {
 	return cmp.Or(cmp.Compare(a.BlobOffset, b.BlobOffset), cmp.Compare(a.InnerOffset, b.InnerOffset))
+}
+
+// Chunked returns which chunks are of the file with a name (clean, without leading slash): Chunks[begin:end], and where in the address
+// space the file begins. There are none if there is no such file.
+func (l *Layout) Chunked(name string) (begin, end int, offset int64) {
+	node := l.Root
+	for part := range strings.SplitSeq(name, "/") {
+		if node = node.Children[part]; node == nil {
+			return 0, 0, 0
+		}
+	}
+	if node.Size == 0 {
+		return 0, 0, 0
+	}
+	at := func(off int64) int {
+		i, _ := slices.BinarySearchFunc(l.Chunks, off, func(c Chunk, off int64) int { return cmp.Compare(c.DataOffset, off) })
+		return i
+	}
+	return at(node.Offset), at(node.Offset + node.Size), node.Offset
 }
 
 // WriteMetadata writes the layer's metadata image.

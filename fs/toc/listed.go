@@ -1,0 +1,62 @@
+package toc
+
+import (
+	"strconv"
+	"strings"
+)
+
+// PrefetchAnnotation is Sluice's own: which of the chunks before a layer's landmark are on its prefetch list, where a program reads only
+// parts of some files. It holds lengths of runs in the order of the blob, with commas in between: so many chunks are on the list, so many that
+// follow are not, and so on in turns. Whoever does not know it prefetches all of them.
+const PrefetchAnnotation = "io.github.sluice-snapshotter.prefetch-chunks"
+
+// Listed says which of a layer's first chunks are on its prefetch list, by chunk.
+type Listed []bool
+
+// ParseListed reads a PrefetchAnnotation for a layer with so many chunks before its landmark. What is not about just as many, nor
+// well-formed, is nil: all are on the list.
+func ParseListed(s string, chunks int) Listed {
+	listed := make(Listed, 0, chunks)
+	on := true
+	for run := range strings.SplitSeq(s, ",") {
+		n, err := strconv.Atoi(run)
+		if err != nil || n < 0 || n > chunks-len(listed) {
+			return nil
+		}
+		for range n {
+			listed = append(listed, on)
+		}
+		on = !on
+	}
+	if len(listed) != chunks {
+		return nil
+	}
+	return listed
+}
+
+// String is the list as PrefetchAnnotation has it.
+func (l Listed) String() string {
+	var s []byte
+	run, on := int64(0), true
+	for _, listed := range l {
+		if listed != on {
+			s = append(strconv.AppendInt(s, run, 10), ',')
+			run, on = 0, listed
+		}
+		run++
+	}
+	return string(strconv.AppendInt(s, run, 10))
+}
+
+// Bytes is the uncompressed bytes of a layer's prefetch list.
+func (l Listed) Bytes(layout *Layout) (sum int64) {
+	for i, c := range layout.Chunks[:layout.PrefetchChunks] {
+		if l.Has(i) {
+			sum += c.Size
+		}
+	}
+	return sum
+}
+
+// Has says whether a chunk is on the list.
+func (l Listed) Has(chunk int) bool { return chunk >= len(l) || l[chunk] }
