@@ -20,7 +20,9 @@ type Info struct {
 	BlobSize       int64         `json:"blobSize"`       // compressed bytes in the registry
 	DataSize       int64         `json:"dataSize"`       // bytes of the address space, a multiple of 4096
 	PrefetchChunks int           `json:"prefetchChunks"` // chunks [0, PrefetchChunks) are the prefetch list
-	ID             uint32        `json:"id"`             // the layer's number in this store: from 1, never given out twice
+	// PrefetchListed says which of them are, as fs/toc's PrefetchAnnotation does; "" for all.
+	PrefetchListed string `json:"prefetchListed,omitempty"`
+	ID             uint32 `json:"id"` // the layer's number in this store: from 1, never given out twice
 	// DiffID is the digest of the layer's tar, if that was computed: for layers that came chunk by chunk, see SetDiffID.
 	DiffID digest.Digest `json:"diffID,omitempty"`
 	// Implied are directories that the tar has files in and says nothing of: unpacked, they would have the attributes that the

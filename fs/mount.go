@@ -27,6 +27,7 @@ type Source struct {
 
 	// From the manifest.
 	place     toc.Place // of the TOC; zero if it is not told
+	listed    string    // toc.PrefetchAnnotation
 	whole     bool      // the layer is so small that it is fetched along with its TOC
 	mediaType string    // "" unless the layer is a plain one
 }

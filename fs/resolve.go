@@ -104,18 +104,19 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 		blob = lostBlob{}
 	}
 	l, err := layer.Open(ctx, layer.Options{
-		Ref:       src.Ref,
-		Digest:    src.Digest,
-		Store:     f.opts.Store,
-		Scheduler: f.opts.Scheduler,
-		Blob:      blob,
-		BlobSize:  src.Size,
-		TOCDigest: src.TOCDigest,
-		TOCPlace:  src.place,
-		Whole:     src.whole,
-		External:  func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
-		Skeleton:  f.opts.ProveOf(src.Ref),
-		Observer:  f.observer(ctx, src),
+		Ref:            src.Ref,
+		Digest:         src.Digest,
+		Store:          f.opts.Store,
+		Scheduler:      f.opts.Scheduler,
+		Blob:           blob,
+		BlobSize:       src.Size,
+		TOCDigest:      src.TOCDigest,
+		TOCPlace:       src.place,
+		PrefetchListed: src.listed,
+		Whole:          src.whole,
+		External:       func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
+		Skeleton:       f.opts.ProveOf(src.Ref),
+		Observer:       f.observer(ctx, src),
 	})
 	if err != nil {
 		return nil, err
@@ -195,6 +196,7 @@ func (f *FS) from(src Source, m ocispec.Manifest) (Source, error) {
 // told adds to src what its descriptor in m says. small is Options.SmallLayers.
 func (src Source) told(desc ocispec.Descriptor, m ocispec.Manifest, small int64) (Source, error) {
 	d, place := toc.Annotated(desc.Annotations)
+	src.listed = desc.Annotations[toc.PrefetchAnnotation]
 	src.place, src.whole = place, desc.Size <= wholeSize(m.Layers, small)
 	return src.with(d, desc.Size)
 }

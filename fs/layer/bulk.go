@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // prefetchRanges is into how many ranges at least a prefetch list is split, if they are not too small: one for each core
@@ -23,17 +25,18 @@ const (
 	unknownMoment = 32 << 20 // bytes, as long as the link is not known
 )
 
-// bulk fetches chunks [0, end) in order, in large ranges. What to fetch next is chosen when the scheduler admits it, so
+// bulk fetches chunks [0, end), or those of them that are listed, in order, in large ranges. What to fetch next is chosen when the scheduler admits it, so
 // what came otherwise meanwhile is passed over.
 type bulk struct {
 	l        *Layer
 	op       string // for errors
 	priority Priority
 	end      int
-	limit    int64     // of a range, in compressed bytes
-	failures *failures // nil: the first one ends it
-	soon     int       // when chunks [0, soon) are in the store, first is called
-	first    func()    // once; nil if nobody wants to know
+	listed   toc.Listed // which of them
+	bounds   bounds     // of a range
+	failures *failures  // nil: the first one ends it
+	soon     int        // when chunks [0, soon) are in the store, first is called
+	first    func()     // once; nil if nobody wants to know
 	told     atomic.Bool
 
 	next    int  // chunks before it were seen to
@@ -43,19 +46,25 @@ type bulk struct {
 // Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error. If not nil,
 // first is called as soon as the list's first so many compressed bytes are there, and in any case before Prefetch returns.
 func (l *Layer) Prefetch(ctx context.Context, soon int64, first func()) error {
-	b := &bulk{l: l, op: "prefetch", priority: Prefetch, end: l.store.Info().PrefetchChunks}
+	b := &bulk{l: l, op: "prefetch", priority: Prefetch, end: l.store.Info().PrefetchChunks, listed: l.listed}
 	if first != nil {
 		b.first = sync.OnceFunc(first)
 		defer b.first()
-		b.soon = l.within(b.end, soon)
+		b.soon = b.within(soon)
 	}
 	return l.bulk(ctx, b)
 }
 
-// within returns how many of chunks [0, end) lie within the first so many compressed bytes of theirs.
-func (l *Layer) within(end int, limit int64) (n int) {
-	for n < end && l.distance(0, n+1) <= limit {
-		n++
+// within returns how many chunks it takes for the first so many compressed bytes of what is to be fetched.
+func (b *bulk) within(limit int64) (n int) {
+	stream := int64(-1)
+	for ; n < b.end; n++ {
+		if c := b.l.store.Chunk(n); b.listed.Has(n) && c.BlobOffset != stream {
+			if limit -= c.BlobSize; limit < 0 {
+				break
+			}
+			stream = c.BlobOffset
+		}
 	}
 	return n
 }
@@ -97,6 +106,9 @@ func (b *bulk) measure(ctx context.Context) bool {
 	var sum int64
 	stream, first := int64(-1), b.end
 	for i := range b.end {
+		if !b.listed.Has(i) {
+			continue
+		}
 		has, err := b.l.look(ctx, i, b.priority)
 		if err != nil {
 			return false // bulk asks ctx
@@ -111,10 +123,14 @@ func (b *bulk) measure(ctx context.Context) bool {
 		}
 	}
 	b.next = first
-	b.limit = backgroundRange
+	b.bounds = bounds{backgroundRange, bridge}
 	b.patient = b.l.store.Info().PrefetchChunks > 0 || sum > b.l.moment()
 	if b.priority == Prefetch {
-		b.limit = min(max(sum/int64(max(prefetchRanges, runtime.GOMAXPROCS(0))), prefetchRangeMin), prefetchRange)
+		size := sum / int64(max(prefetchRanges, runtime.GOMAXPROCS(0)))
+		b.bounds = bounds{min(max(size, prefetchRangeMin), prefetchRange), prefetchBridge}
+		if sum <= prefetchRangeMin {
+			b.bounds.bridge = smallPrefetchBridge
+		}
 	}
 	return first < b.end
 }
@@ -198,7 +214,7 @@ func (b *bulk) tell() {
 		return
 	}
 	for i := range b.soon {
-		if !b.l.store.Has(i) {
+		if b.listed.Has(i) && !b.l.store.Has(i) {
 			return
 		}
 	}
@@ -222,7 +238,7 @@ func (b *bulk) pick(ctx context.Context, memory int64) *flight {
 	s := b.ahead(memory)
 	b.l.mu.Lock()
 	defer b.l.mu.Unlock()
-	spans := b.l.spans(b.l.free(s.chunks), b.limit)
+	spans := b.l.spans(b.l.free(s.chunks), b.bounds)
 	if len(spans) == 0 {
 		return nil
 	}
@@ -232,15 +248,15 @@ func (b *bulk) pick(ctx context.Context, memory int64) *flight {
 
 // ahead returns the chunks that are to be fetched next.
 func (b *bulk) ahead(memory int64) (s span) {
-	for b.next < b.end && (b.l.store.Has(b.next) || b.l.inFlight(b.next) != nil) {
+	for b.next < b.end && (!b.listed.Has(b.next) || b.l.store.Has(b.next) || b.l.inFlight(b.next) != nil) {
 		b.next++
 	}
 	for i := b.next; i < b.end; i++ {
-		if b.l.store.Has(i) {
+		if !b.listed.Has(i) || b.l.store.Has(i) {
 			continue
 		}
 		longer := s
-		if !longer.add(i, b.l.store.Chunk(i), b.limit) || b.l.memory(longer) > memory {
+		if !longer.add(i, b.l.store.Chunk(i), b.bounds) || b.l.memory(longer) > memory {
 			break
 		}
 		s = longer
@@ -252,7 +268,7 @@ func (b *bulk) ahead(memory int64) (s span) {
 func (b *bulk) others(ctx context.Context) error {
 	for i := range b.end {
 		p := b.l.inFlight(i)
-		if p == nil {
+		if p == nil || !b.listed.Has(i) {
 			continue
 		}
 		select {

@@ -80,6 +80,9 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 		DataSize:       c.layout.DataSize,
 		PrefetchChunks: c.layout.PrefetchChunks,
 	}
+	if toc.ParseListed(o.PrefetchListed, c.layout.PrefetchChunks) != nil {
+		c.info.PrefetchListed = o.PrefetchListed
+	}
 	return c, nil
 }
 

@@ -25,6 +25,8 @@ type cursor struct {
 	next   int   // the chunk behind the last one that it read
 	front  int   // the first chunk that is not asked for on its behalf
 	steps  int   // how often it went forward
+	strays int   // chunks that it read and that are not on the layer's prefetch list, though they lie among those that are
+	passed int   // such chunks that it went past, the strays among them
 	window int64 // compressed bytes
 	used   uint64
 }
@@ -49,6 +51,8 @@ func (l *Layer) follow(first, end int, missed bool) {
 		return
 	}
 	if end > c.next {
+		c.strays += l.unlisted(max(first, c.next), end)
+		c.passed += l.unlisted(c.next, end)
 		c.next = end
 		c.steps++
 	}
@@ -107,21 +111,35 @@ func (l *Layer) distance(from, to int) int64 {
 	return max(0, last.BlobOffset+last.BlobSize-l.store.Chunk(from).BlobOffset)
 }
 
+// unlisted counts those of chunks [from, to) that lie before the end of the layer's prefetch list and are not on it.
+func (l *Layer) unlisted(from, to int) (n int) {
+	for i := from; i < min(to, len(l.listed)); i++ {
+		if !l.listed[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// reads says whether it is a reader of everything. A program that starts, and goes through its libraries from front to back, leaves out most of
+// what the list does.
+func (c *cursor) reads() bool { return c.strays > 1 && 2*c.strays >= c.passed }
+
 // fetchAhead has what is missing in the window of c fetched. l.cursors.mu is held.
 func (l *Layer) fetchAhead(c *cursor) {
 	var chunks []int
-	begin := l.dataOffset(c.next)
+	begin, all := l.dataOffset(c.next), c.reads()
 	for ; c.front < l.store.NumChunks(); c.front++ {
 		if l.distance(c.next, c.front+1) > c.window || l.dataOffset(c.front) > begin+aheadData {
 			break
 		}
-		if !l.store.Has(c.front) {
+		if !l.store.Has(c.front) && (all || l.listed.Has(c.front)) {
 			chunks = append(chunks, c.front)
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, s := range l.spans(l.free(chunks), aheadRange) {
+	for _, s := range l.spans(l.free(chunks), bounds{aheadRange, bridge}) {
 		f := l.launch(l.life, s, Prefetch)
 		l.flights.Go(func() { l.fly(f) })
 	}

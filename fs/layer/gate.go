@@ -5,6 +5,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,7 @@ type gate struct {
 	arrivals  int                           // how many have lined up, ever
 	heldSince time.Time                     // since when Background is held back by trickle
 	lull      lull                          // what Background that is patient waits for the end of
+	noted     atomic.Int64                  // when reads was last heeded, in nanoseconds since 1970
 	lulled    *time.Timer                   // calls dispatch when a lull has ended; nil if there was none
 	release   *time.Timer                   // calls dispatch when the brake may let go; nil if it has never held
 	calm      [priorities + 1]chan struct{} // by priority + 1, see nobody: closed when nothing above the priority is inside any more; nil if nobody waits for that
@@ -169,12 +171,32 @@ func (g *gate) depart(e *entrant) {
 		delete(g.images, e.image)
 	}
 	// No lull begins where a registry is silent: who reads is not about to do so again, and has waited for longer than a lull.
-	if e.priority > Background && !e.lent && g.above(Background) == 0 && g.trickle > 0 {
-		g.lull.begin(time.Now())
-		g.dispatchIn(&g.lulled, lullTime)
+	if e.priority > Background && !e.lent {
+		g.lulls(time.Now())
 	}
 	g.soothe()
 	g.dispatch()
+}
+
+// reads says that a program reads what is there of a layer of which not all is: it is still at work, and may need what is not there next. So a
+// lull goes on.
+func (g *gate) reads() {
+	now := time.Now()
+	if last := g.noted.Load(); now.UnixNano()-last < int64(lullTime/8) || !g.noted.CompareAndSwap(last, now.UnixNano()) {
+		return // readers are many, and this is exact enough
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lulls(now)
+}
+
+// lulls begins a lull, if nothing urgent is under way. g.mu is held.
+func (g *gate) lulls(now time.Time) {
+	if g.above(Background) == 0 && g.trickle > 0 {
+		g.lull.end(now)
+		g.lull.begin(now)
+		g.dispatchIn(&g.lulled, lullTime)
+	}
 }
 
 // holding returns the bytes held inside.

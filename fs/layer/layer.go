@@ -46,6 +46,8 @@ type Options struct {
 	TOCDigest digest.Digest // "" if not known: then only a layer that the store has can be opened
 	TOCPlace  toc.Place     // where the image's manifest says that the TOC lies; zero: not said
 	Whole     bool          // fetch all of the blob along with its TOC, if it is small
+	// PrefetchListed is the toc.PrefetchAnnotation of a layer that is not in the store yet; "" for none.
+	PrefetchListed string
 	// External gets the TOC, as compressed, of a layer that has it elsewhere; nil if nobody knows.
 	External func(ctx context.Context) ([]byte, error)
 	// Skeleton says that what the layer's tar has besides chunks is to be kept as it comes, for Prove.
@@ -72,6 +74,7 @@ type Layer struct {
 	flights sync.WaitGroup // those that have a goroutine of their own
 
 	cursors cursors
+	listed  toc.Listed // what of the first chunks is on the prefetch list
 
 	mu      sync.Mutex
 	pending map[int]*pending // chunks in flight
@@ -89,15 +92,17 @@ type Status struct {
 }
 
 func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Layer {
+	info := store.Info()
 	l := &Layer{
 		ref:       o.Ref,
 		store:     store,
 		scheduler: o.Scheduler,
 		blob:      o.Blob,
-		format:    toc.Format(store.Info().Format),
+		format:    toc.Format(info.Format),
 		observer:  o.Observer,
-		skeleton:  o.Skeleton && store.Info().DiffID == "",
+		skeleton:  o.Skeleton && info.DiffID == "",
 		tail:      make(chan struct{}),
+		listed:    toc.ParseListed(info.PrefetchListed, info.PrefetchChunks),
 		pending:   make(map[int]*pending),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))

@@ -20,7 +20,7 @@ type lull struct {
 	at    time.Time     // when spent was right
 }
 
-// begin says that nothing urgent is under way any more, end that something is.
+// begin says that nothing urgent is under way any more, or that a program reads on, end that something is, or that the lull begins anew.
 func (l *lull) begin(now time.Time) { l.since = now }
 
 func (l *lull) end(now time.Time) {

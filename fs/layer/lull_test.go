@@ -32,6 +32,26 @@ func TestLull(t *testing.T) {
 	})
 }
 
+// A program that reads on what is there already has patient background wait, too.
+func TestLullOfReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(t, SchedulerOptions{})
+		l.queue(t.Context(), "read", Demand, 1)
+		l.add(t.Context(), "patient", &entrant{priority: Background, bytes: 1, patient: true})
+		l.expect("read")
+		l.leaves(Demand)
+		for range 2 {
+			time.Sleep(lullTime - 1)
+			l.gate.reads()
+		}
+		time.Sleep(lullTime - 1)
+		l.expect()
+		time.Sleep(time.Nanosecond)
+		l.expect("patient")
+		l.leaves(Background)
+	})
+}
+
 // Background that is patient still comes in a trickle, and who never stops reading for long does not keep it at that for ever.
 func TestLullEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

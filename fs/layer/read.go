@@ -55,6 +55,7 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 	switch {
 	case present && end > first:
 		l.follow(first, end, false)
+		l.scheduler.ranges.reads()
 	case !present:
 		result = Miss
 		var err error
@@ -137,7 +138,7 @@ func (l *Layer) join(r *read, first, end int) []*pending {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	chunks = slices.DeleteFunc(l.free(chunks), func(i int) bool { _, kept := r.kept[i]; return kept })
-	for _, s := range l.spans(chunks, demandRange) {
+	for _, s := range l.spans(chunks, bounds{demandRange, bridge}) {
 		if s.chunks[0] >= end || s.chunks[len(s.chunks)-1] < first {
 			continue // what was asked for is in flight already, and read-ahead alone is no reason for a range
 		}

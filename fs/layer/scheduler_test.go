@@ -412,7 +412,7 @@ func TestMemoryOfParts(t *testing.T) {
 			c := cache.Chunk{BlobOffset: off, BlobSize: 1 + rng.Int64N(1<<(10+rng.IntN(16))), Size: 1 + rng.Int64N(1<<(10+rng.IntN(17)))}
 			for part := range 1 + rng.IntN(3) {
 				c.InnerOffset += int64(part) * c.Size
-				if !s.add(i, c, 1<<40) {
+				if !s.add(i, c, bounds{1 << 40, bridge}) {
 					t.Fatal("a chunk was not taken")
 				}
 				n := l.memory(s)

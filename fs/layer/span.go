@@ -28,7 +28,17 @@ const (
 
 	// bridge is the longest stretch of unwanted bytes that a range reads over, rather than being split in two.
 	bridge = 128 << 10
+	// What a large prefetch list leaves out costs a start more than one more of many requests does: measured with PyTorch at 50 ms and
+	// 25 MB/s, 129 MB and 7.9 s with 128 KiB, 115 MB and 6.9 s with 32 KiB. That of a small one saves round trips.
+	prefetchBridge      = 32 << 10
+	smallPrefetchBridge = 256 << 10
 )
+
+// bounds say which chunks make one range.
+type bounds struct {
+	size   int64 // of the range, unless it has only one stream
+	bridge int64
+}
 
 // span is a run of chunks that one range brings: in the order of the blob, each stream once.
 type span struct {
@@ -41,9 +51,8 @@ type span struct {
 	last    cache.Chunk
 }
 
-// add takes chunk i, which comes after those that are in the span, if the range then still is one and not longer than
-// limit.
-func (s *span) add(i int, c cache.Chunk, limit int64) bool {
+// add takes chunk i, which comes after those that are in the span, if the range then still is one within b.
+func (s *span) add(i int, c cache.Chunk, b bounds) bool {
 	switch {
 	case len(s.chunks) == 0:
 		s.off, s.size = c.BlobOffset, c.BlobSize
@@ -53,7 +62,7 @@ func (s *span) add(i int, c cache.Chunk, limit int64) bool {
 		}
 	default:
 		gap, size := c.BlobOffset-(s.off+s.size), c.BlobOffset+c.BlobSize-s.off
-		if gap < 0 || gap > bridge || size > limit {
+		if gap < 0 || gap > b.bridge || size > b.size {
 			return false
 		}
 		s.size = size
@@ -65,16 +74,16 @@ func (s *span) add(i int, c cache.Chunk, limit int64) bool {
 	return true
 }
 
-// spans splits chunks, in order, into ranges not longer than limit.
-func (l *Layer) spans(chunks []int, limit int64) []span {
+// spans splits chunks, in order, into ranges within b.
+func (l *Layer) spans(chunks []int, b bounds) []span {
 	var out []span
 	for _, i := range chunks {
 		c := l.store.Chunk(i)
-		if n := len(out); n > 0 && out[n-1].add(i, c, limit) {
+		if n := len(out); n > 0 && out[n-1].add(i, c, b) {
 			continue
 		}
 		var s span
-		s.add(i, c, limit)
+		s.add(i, c, b)
 		out = append(out, s)
 	}
 	return out
@@ -111,12 +120,12 @@ func (l *Layer) wanted(first, end int) []int {
 	if len(chunks) == 0 {
 		return nil // they have come meanwhile
 	}
-	spans := l.spans(chunks, demandRange)
+	spans := l.spans(chunks, bounds{demandRange, bridge})
 	last := spans[len(spans)-1]
-	ahead, limit := int64(0), l.readAhead()
+	ahead, within := int64(0), bounds{l.readAhead(), bridge}
 	for i := end; i < l.store.NumChunks() && !l.store.Has(i); i++ {
 		c := l.store.Chunk(i)
-		if ahead += c.Size; ahead > readAheadData || !last.add(i, c, limit) {
+		if ahead += c.Size; ahead > readAheadData || !last.add(i, c, within) {
 			break
 		}
 		chunks = append(chunks, i)
