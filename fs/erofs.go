@@ -27,11 +27,16 @@ type erofsMounter struct {
 	bdis map[string][]string // of lazy mounts, by mount point
 }
 
+// lazyReadAheadKiB is how far mounts read ahead of which contents may have to be fetched: as far as Linux does by itself. More of a
+// program's pages would come with each one that it faults in, and every one of these has to be waited for. Whoever reads on is read ahead of by
+// the layer.
+const lazyReadAheadKiB = 128
+
 // lazy mounts image with a blob of the server as its device, and returns where.
 func (m *erofsMounter) lazy(ctx context.Context, id uint32, image, blob string) (string, error) {
 	point := filepath.Join(m.dir, treeName(id))
 	// What the server has no cached pages of needs no option to be read past them.
-	bdis, err := m.mount(ctx, point, m.readAheadKiB, erofsImage{image: image, device: blob})
+	bdis, err := m.mount(ctx, point, min(m.readAheadKiB, lazyReadAheadKiB), erofsImage{image: image, device: blob})
 	if err != nil {
 		return "", err
 	}

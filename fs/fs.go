@@ -98,7 +98,7 @@ type Options struct {
 	ProveOf         func(ref string) bool // prove what has come of an image by TOCs, once it is complete; nil means never
 	Proved          func(right bool)      // told what became of it; may be nil
 	PrefetchTimeout time.Duration         // how long Wait waits at most; 0 means 10 s
-	ReadAheadKiB    int                   // KiB that the kernel reads ahead in mounts; 0 means 2048
+	ReadAheadKiB    int                   // KiB that the kernel reads ahead in mounts of what is there; 0 means 2048
 	Observer        layer.Observer
 	Resolved        func(time.Duration) // told how long the registry took for a layer's manifest and TOC; may be nil
 }
