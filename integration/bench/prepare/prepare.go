@@ -101,7 +101,7 @@ func (m *Maker) form(ctx context.Context, s Subject, sys system.System, p Profil
 	var list []string
 	if sys.Form != system.ESGZ {
 		for _, f := range p.Files {
-			list = append(list, literal(f.Path))
+			list = append(list, f.line())
 		}
 		if len(list) == 0 {
 			return errors.New("no prefetch list: it is not known what is opened")

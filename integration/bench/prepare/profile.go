@@ -26,12 +26,13 @@ type Profile struct {
 // kernel read ahead.
 type File struct {
 	Path   string        `json:"path"`
+	Ranges string        `json:"ranges"` // of the pages, as prefetch lists have them; "" for all of the file
 	Bytes  int64         `json:"bytes"`  // of these pages, compressed as an ordinary layer is
 	Digest digest.Digest `json:"digest"` // of them
 }
 
 // profileVersion is part of a profile's name, so that a change of what is recorded makes another.
-const profileVersion = 2
+const profileVersion = 4
 
 // profile returns what s needs, from the cache or from a run.
 func (m *Maker) profile(ctx context.Context, s Subject) (p Profile, err error) {
@@ -61,14 +62,25 @@ func (m *Maker) profile(ctx context.Context, s Subject) (p Profile, err error) {
 	return p, os.Rename(path+".new", path)
 }
 
-// record runs s on an unpacked copy that a recorder watches.
+// recording is Sluice as it is when a container starts from an image that has not come yet. Its mounts stay as they are then: nothing is
+// fetched but what is read.
+var recording = system.Sluice("recording", system.ESGZ, "[fetch]\nbackground = false\n")
+
+// record runs s on a lazy mount that a recorder watches.
 func (m *Maker) record(ctx context.Context, s Subject) (p Profile, err error) {
-	n, err := stack.StartNode(ctx, stack.NodeOptions{})
+	im, err := m.convert(ctx, s, recording.Form, nil)
+	if err != nil {
+		return p, err
+	}
+	if err := im.Push(ctx, m.Ref(s.Name, recording.Form)); err != nil {
+		return p, err
+	}
+	n, err := recording.Start(ctx, m.Registry)
 	if err != nil {
 		return p, err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	c := stack.Container{Ref: m.Ref(s.Name, system.Plain), Flags: []string{"--rw"}}
+	c := stack.Container{Ref: m.Ref(s.Name, recording.Form), Snapshotter: recording.Snapshotter, Flags: []string{"--rw"}}
 	if err := n.Pull(ctx, c); err != nil {
 		return p, err
 	}

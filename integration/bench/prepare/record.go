@@ -39,7 +39,7 @@ func watch(root string, run func() error) ([]File, error) {
 			continue
 		}
 		f := File{Path: path}
-		f.Bytes, f.Digest, err = touched(filepath.Join(root, path))
+		err = f.touched(filepath.Join(root, path))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // written and removed again
 		}
@@ -145,6 +145,14 @@ func opened(fd int) (path string, ok bool) {
 	// In the container's namespace its root is the root of the path.
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	return path, err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size > 0 && !strings.HasSuffix(path, " (deleted)")
+}
+
+// line names a file, and what was read of it, in a prefetch list.
+func (f File) line() string {
+	if f.Ranges == "" {
+		return literal(f.Path)
+	}
+	return literal(f.Path) + "\t" + f.Ranges
 }
 
 // literal writes a path as the pattern that matches it alone.

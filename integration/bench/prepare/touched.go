@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"unsafe"
 
 	"github.com/opencontainers/go-digest"
@@ -15,47 +17,65 @@ import (
 // gzipLevel is that of ordinary layers.
 const gzipLevel = 6
 
-// touched is how many bytes the pages of a file that are in the page cache compress to, and their digest.
-func touched(path string) (_ int64, _ digest.Digest, err error) {
+// touched finds out which pages of the file at path are in the page cache, how many bytes they compress to, and their digest.
+func (f *File) touched(path string) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("pages of %s: %w", path, err)
 		}
 	}()
-	f, err := os.Open(path)
+	file, err := os.Open(path)
 	if err != nil {
-		return 0, "", err
+		return err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer file.Close()
+	info, err := file.Stat()
 	if err != nil || info.Size() == 0 {
-		return 0, "", err
+		return err
 	}
-	data, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	data, err := unix.Mmap(int(file.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return 0, "", err
+		return err
 	}
 	defer func() { err = errors.Join(err, unix.Munmap(data)) }()
 	page := os.Getpagesize()
 	resident := make([]byte, (len(data)+page-1)/page)
 	if err := mincore(data, resident); err != nil {
-		return 0, "", err
+		return err
+	}
+	return f.measure(data, resident)
+}
+
+// measure takes the pages of data that are resident.
+func (f *File) measure(data, resident []byte) error {
+	if !slices.ContainsFunc(resident, func(page byte) bool { return page&1 == 1 }) {
+		return nil // somebody has emptied the page cache meanwhile; the list has all of the file
 	}
 	n, sum := &counter{}, digest.Canonical.Digester()
 	w, err := gzip.NewWriterLevel(io.MultiWriter(n, sum.Hash()), gzipLevel)
 	if err != nil {
-		return 0, "", err
+		return err
 	}
-	for i, r := range resident {
-		if r&1 == 0 {
+	var ranges []string
+	page := os.Getpagesize()
+	for first, end := 0, 0; first < len(resident); first = end {
+		for end = first; end < len(resident) && resident[end]&1 == resident[first]&1; {
+			end++
+		}
+		if resident[first]&1 == 0 {
 			continue
 		}
-		if _, err := w.Write(data[i*page : min((i+1)*page, len(data))]); err != nil {
-			return 0, "", err
+		run := data[first*page : min(end*page, len(data))]
+		if _, err := w.Write(run); err != nil {
+			return err
+		}
+		if len(run) < len(data) {
+			ranges = append(ranges, fmt.Sprintf("%d-%d", first*page, first*page+len(run)-1))
 		}
 	}
 	err = w.Close()
-	return n.n, sum.Digest(), err
+	f.Bytes, f.Digest, f.Ranges = n.n, sum.Digest(), strings.Join(ranges, ",")
+	return err
 }
 
 // mincore is mincore(2): a byte for each page, whose lowest bit says that it is in memory.
