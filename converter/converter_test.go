@@ -244,7 +244,9 @@ func TestPrefetch(t *testing.T) {
 	src.tag(src.image(host,
 		testLayer{tar: tarOf(t, file("a", "1"), node('5', "lib", ""), file("lib/b.so", "22"), file("lib/c.so", "333"),
 			node('1', "hard", "a"), file("no/entry/for/parent", ""))},
-		testLayer{tar: tarOf(t, file("z", "z"))}))
+		testLayer{tar: tarOf(t, file("z", "z"))},
+		testLayer{tar: tarOf(t, file("b", "1"), node('5', "etc", ""), file("etc/group", "55555"), file("etc/passwd", "4444"))},
+		testLayer{tar: tarOf(t, file("etc/group", "55555"))}))
 	list := func(lines string) prefetch.List {
 		l, err := prefetch.Parse(strings.NewReader(lines))
 		if err != nil {
@@ -279,6 +281,11 @@ func TestPrefetch(t *testing.T) {
 	}
 	if _, ok := entriesOf(t, out.read(report.Layers[1].Target))["/"+estargz.NoPrefetchLandmark]; !ok {
 		t.Error("the layer without listed files has no landmark that says so")
+	}
+
+	// containerd reads these when it starts a container, listed or not.
+	if got := report.Layers[2].PrefetchBytes; got != 9 {
+		t.Errorf("prefetch bytes of the files with users %d, want 9", got)
 	}
 
 	dst, err := endpoint.NewLayoutTarget(filepath.Join(t.TempDir(), "out"), "")

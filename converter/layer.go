@@ -132,7 +132,7 @@ func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.Fi
 		}
 	}()
 	c.progress(l, Compressing, 0, 0)
-	l.picked, l.hits = c.opts.Prefetch.Match(sp.names)
+	l.pick(c.opts.Prefetch, sp.names)
 	tar := io.NewSectionReader(&cancelReaderAt{ctx, sp.file}, 0, sp.size)
 	packing := newCompression(c.opts, sp.times)
 	options := append(c.estargzOptions(sp, l), estargz.WithCompression(packing))
