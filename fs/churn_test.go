@@ -78,10 +78,10 @@ func TestCutOff(t *testing.T) {
 	inModes(t, func(t *testing.T, mode Mode) {
 		n := newNode(t, Options{Mode: mode})
 		n.mountLayer(t, newRegistry(t, l).source(l))
-		if err := unix.Unmount(n.server.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
+		if err := unix.Unmount(n.server.full.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
 			t.Fatal(err)
 		}
-		<-n.server.ended
+		<-n.server.full.ended
 		if err := n.FS.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}

@@ -220,7 +220,7 @@ func TestRestart(t *testing.T) {
 		requests := r.blobs.Load() + r.manifests.Load()
 
 		n := openNode(t, root, Options{Mode: mode})
-		if got := mountsBelow(t, root); len(got) != 1 {
+		if got := mountsBelow(t, root); len(got) != len(n.server.connections()) {
 			t.Errorf("after the restart mounts are %q, want the server's only", got)
 		}
 		for _, l := range []blob{a, b} {

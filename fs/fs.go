@@ -2,14 +2,15 @@
 //
 // Words:
 //
-//   - blob server: one FUSE connection for the node, mounted at StateDir/fuse. Its root directory holds, for each layer,
+//   - blob server: one FUSE connection, mounted at StateDir/fuse. Its root directory holds, for each layer,
 //     <ID>.blob, the layer's address space as one file, and <ID>, its tree. ID is the layer's number in the store.
 //   - lazy mount: the kernel's own EROFS on a layer's metadata image, with <ID>.blob as the device that holds the
 //     contents of files, at MountDir/<process>/<ID>. Only reads of contents that the kernel has not cached reach this process.
 //   - native mount: the same on the layer's data file, once that is complete, at MountDir/<process>/<ID>n. Nothing reaches
 //     this process. Where the kernel cannot mount EROFS on files, loop devices stand between, for lazy mounts too.
 //   - FUSE tree: StateDir/fuse/<ID>, where EROFS cannot be mounted at all. Everything is served from the metadata
-//     image, and the kernel may cache all of it for ever.
+//     image, and the kernel may cache all of it for ever. The same is at StateDir/bare without xattrs, on a connection of its own, and Path
+//     tells that one where it makes no difference.
 //   - way: one of these folders for a layer. Path gives the best one of the moment.
 //   - mounted: a layer that Path has an answer for.
 //   - proof: a lazy layer is mounted on the word of its TOC. Once it is complete its diffID is computed, and compared with what images claim
@@ -36,7 +37,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -76,7 +76,7 @@ const (
 
 // Options are the parts and settings of an FS.
 type Options struct {
-	// StateDir holds the mount point of the blob server. It may be on a tmpfs. Required, absolute.
+	// StateDir holds the mount points of the blob server. It may be on a tmpfs. Required, absolute.
 	StateDir string
 	// MountDir holds a folder for each process, with the mount points of its EROFS mounts, and nothing else but mounts that New may take
 	// away. "" means StateDir/mounts.
@@ -182,29 +182,25 @@ func New(ctx context.Context, o Options) (*FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve layers: %w", err)
 	}
-	served := filepath.Join(o.StateDir, "fuse")
-	if err := clearLeftovers(o.MountDir, served); err != nil {
+	if err := clearLeftovers(o.MountDir, served(o.StateDir)...); err != nil {
 		return nil, fmt.Errorf("serve layers: clear what an earlier process left: %w", err)
-	}
-	if err := os.MkdirAll(served, 0o700); err != nil {
-		return nil, fmt.Errorf("serve layers: %w", err)
 	}
 	if o.MountDir, err = makeOwn(o.MountDir); err != nil {
 		return nil, fmt.Errorf("serve layers: %w", err)
 	}
-	f, err := newFS(ctx, o, served)
+	f, err := newFS(ctx, o)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("serve layers: %w", err), clearOwn(o.MountDir))
 	}
 	return f, nil
 }
 
-func newFS(ctx context.Context, o Options, served string) (*FS, error) {
+func newFS(ctx context.Context, o Options) (*FS, error) {
 	erofs, err := chooseMount(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	srv, err := serve(ctx, served, o.ReadAheadKiB, erofs == nil)
+	srv, err := serve(ctx, o.StateDir, o.ReadAheadKiB, erofs == nil)
 	if err != nil {
 		return nil, err
 	}

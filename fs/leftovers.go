@@ -47,9 +47,9 @@ func isOwn(name string) bool {
 	return ok && err == nil
 }
 
-// clearLeftovers unmounts what dead processes have left: all mounts below mountDir, and those at and below served. It
+// clearLeftovers unmounts what dead processes have left: all mounts below mountDir, and those at and below each of tops. It
 // removes their folders and mount points in mountDir, and touches nothing else.
-func clearLeftovers(mountDir, served string) error {
+func clearLeftovers(mountDir string, tops ...string) error {
 	entries, err := os.ReadDir(mountDir)
 	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
 		return err
@@ -62,7 +62,7 @@ func clearLeftovers(mountDir, served string) error {
 			return err
 		}
 	}
-	if err := unmountBelow(mountDir, served); err != nil {
+	if err := unmountBelow(mountDir, tops...); err != nil {
 		return err
 	}
 	return removeMountPoints(mountDir)

@@ -11,18 +11,20 @@ import (
 
 // TestLost: whoever has an FS learns that it was cut off, and is not told so by Close.
 func TestLost(t *testing.T) {
-	n := newNode(t, Options{Mode: FUSE})
-	select {
-	case <-n.Lost():
-		t.Fatal("lost from the beginning")
-	default:
+	for i := range 2 {
+		n := newNode(t, Options{Mode: FUSE})
+		select {
+		case <-n.Lost():
+			t.Fatal("lost from the beginning")
+		default:
+		}
+		if err := unix.Unmount(n.server.connections()[i].dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "loss", n.Lost())
 	}
-	if err := unix.Unmount(n.server.dir, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
-		t.Fatal(err)
-	}
-	await(t, "loss", n.Lost())
 
-	n = newNode(t, Options{Mode: FUSE})
+	n := newNode(t, Options{Mode: FUSE})
 	f := n.FS
 	n.close(t)
 	select {
@@ -45,7 +47,8 @@ func TestLostLazily(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = unix.Unmount(kept, unix.MNT_DETACH) })
-			if err := unix.Unmount(n.server.dir, unix.MNT_DETACH); err != nil {
+			connections := n.server.connections()
+			if err := unix.Unmount(connections[len(connections)-1].dir, unix.MNT_DETACH); err != nil {
 				t.Fatal(err)
 			}
 			err := n.Mount(t.Context(), r.source(other))

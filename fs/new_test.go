@@ -109,10 +109,10 @@ func TestLeftovers(t *testing.T) {
 	}
 	root := t.TempDir()
 	ours := []string{
-		"state/fuse", "state/mounts/7", "state/mounts/7/nested dir", "state/mounts/8n",
+		"state/fuse", "state/bare", "state/mounts/7", "state/mounts/7/nested dir", "state/mounts/8n",
 		"state/mounts/p1z/7", "state/mounts/p1z/s", "state/mounts/p20.gone/9n",
 	}
-	others := []string{"state/fuse2", "state/mountsx", "other"}
+	others := []string{"state/fuse2", "state/bare2", "state/mountsx", "other"}
 	for _, name := range slices.Concat(ours, others) {
 		path := filepath.Join(root, name)
 		if err := os.MkdirAll(path, 0o700); err != nil {
@@ -123,7 +123,7 @@ func TestLeftovers(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
 	}
-	if err := clearLeftovers(filepath.Join(root, "state/mounts"), filepath.Join(root, "state/fuse")); err != nil {
+	if err := clearLeftovers(filepath.Join(root, "state/mounts"), served(filepath.Join(root, "state"))...); err != nil {
 		t.Fatal(err)
 	}
 	var want []string

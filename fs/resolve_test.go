@@ -49,7 +49,7 @@ func TestResolve(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				compare(t, filepath.Join(n.server.dir, "1"), l.files)
+				compare(t, filepath.Join(n.server.full.dir, "1"), l.files)
 				return
 			}
 			if err == nil || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want) {
@@ -63,7 +63,7 @@ func TestResolve(t *testing.T) {
 			if _, err := n.Path(c.src.Digest, t.Name()); !errors.Is(err, iofs.ErrNotExist) {
 				t.Errorf("path: %v", err)
 			}
-			if len(n.Status()) != 0 || len(walk1(t, n.server.dir)) != 0 || len(mountsBelow(t, n.root)) != 1 {
+			if len(n.Status()) != 0 || len(walk1(t, n.server.full.dir)) != 0 || len(mountsBelow(t, n.root)) != len(n.server.connections()) {
 				t.Error("a failed mount left something")
 			}
 		})

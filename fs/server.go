@@ -3,10 +3,8 @@ package fs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	stdlog "log"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -30,15 +27,13 @@ const (
 // server is the blob server: it answers the kernel's requests for all layers, from what show has been given.
 type server struct {
 	fuse.RawFileSystem
-	dir     string // mount point
-	dev     uint64 // of what is mounted there
-	trees   bool   // programs read the trees, not EROFS the blobs
-	conn    *fuse.Server
+	trees   bool        // programs read the trees, not EROFS the blobs
+	full    *connection // has all there is
+	bare    *connection // the same without xattrs; nil but with trees
 	logger  io.Closer
 	closing chan struct{} // closed by close: requests that wait are to end
-	ended   chan struct{} // closed when no request is answered any more
 	lost    chan struct{} // closed by lose
-	lose    func()        // called when somebody else has taken the mount away
+	lose    func()        // called when somebody else has taken a mount away
 
 	userxattr bool // overlays on top have the option
 
@@ -49,50 +44,67 @@ type server struct {
 	layers map[uint32]*shown // by layer ID
 }
 
-// serve mounts a server with no layers at dir, and answers requests until close. With trees, it is the layers' trees that
+// served are the mount points of a server's connections, the bare one last.
+func served(stateDir string) []string {
+	return []string{filepath.Join(stateDir, "fuse"), filepath.Join(stateDir, "bare")}
+}
+
+// serve mounts a server with no layers in stateDir, and answers requests until close. With trees, it is the layers' trees that
 // programs read, else EROFS their blobs.
-func serve(ctx context.Context, dir string, readAheadKiB int, trees bool) (*server, error) {
-	fd, err := openDevice("/dev/fuse")
-	if err != nil {
-		return nil, err
-	}
-	if err := mountFUSE(fd, dir); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
-	}
+func serve(ctx context.Context, stateDir string, readAheadKiB int, trees bool) (_ *server, err error) {
+	w := log.G(ctx).WriterLevel(log.DebugLevel)
 	s := &server{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		dir:           dir,
 		trees:         trees,
+		logger:        w,
 		closing:       make(chan struct{}),
-		ended:         make(chan struct{}),
 		lost:          make(chan struct{}),
 		userxattr:     needsUserXattr(),
 		filling:       make(chan struct{}, maxFilling),
 		layers:        make(map[uint32]*shown),
 	}
 	s.lose = sync.OnceFunc(func() {
-		log.G(ctx).Errorf("FUSE at %s was unmounted or cut off by somebody else; layers cannot be read or mounted any more", dir)
+		log.G(ctx).Errorf("FUSE in %s was unmounted or cut off by somebody else; layers cannot be read or mounted any more", stateDir)
 		close(s.lost)
 	})
-	w := log.G(ctx).WriterLevel(log.DebugLevel)
-	s.logger = w
-	// go-fuse is given the descriptor, which from here on it owns.
-	s.conn, err = fuse.NewServer(s, fmt.Sprintf("/dev/fd/%d", fd), s.mountOptions(ctx, w))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("serve %s: %w", dir, err), unix.Unmount(dir, unix.MNT_DETACH), w.Close())
+	options, dirs := s.mountOptions(ctx, w), served(stateDir)
+	if s.full, err = connect(dirs[0], s, options); err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
-	go func() {
-		defer close(s.ended)
-		s.conn.Serve()
-		select {
-		case <-s.closing:
-		default:
-			s.lose()
+	if trees {
+		if s.bare, err = connect(dirs[1], bare{s}, options); err != nil {
+			return nil, errors.Join(err, s.full.abandon(), w.Close())
 		}
-	}()
-	s.refusePoll()
-	s.readAhead(ctx, readAheadKiB)
+	}
+	for _, c := range s.connections() {
+		go s.answer(c)
+		c.refusePoll()
+		c.readAhead(ctx, readAheadKiB)
+	}
 	return s, nil
+}
+
+// connections are those that there are.
+func (s *server) connections() []*connection {
+	if s.bare == nil {
+		return []*connection{s.full}
+	}
+	return []*connection{s.full, s.bare}
+}
+
+// answer answers requests until the connection ends.
+func (s *server) answer(c *connection) {
+	c.serve()
+	s.gone()
+}
+
+// gone says that a mount is lost, unless it was close that took it away.
+func (s *server) gone() {
+	select {
+	case <-s.closing:
+	default:
+		s.lose()
+	}
 }
 
 // mountOptions is what the kernel is asked for.
@@ -114,7 +126,8 @@ func (s *server) mountOptions(ctx context.Context, w io.Writer) *fuse.MountOptio
 		},
 	}
 	if s.trees {
-		o.EnableAcl = true // else only the bits of modes count; EROFS has it of itself
+		o.MaxBackground = maxBackground / 2 // of each connection
+		o.EnableAcl = true                  // else only the bits of modes count; EROFS has it of itself
 		// Attributes with the names only where somebody looks at them. Without CAP_ASYNC_DIO, which would have direct reads
 		// wait where no signal ends them.
 		o.ExtraCapabilities = fuse.CAP_READDIRPLUS_AUTO
@@ -124,98 +137,26 @@ func (s *server) mountOptions(ctx context.Context, w io.Writer) *fuse.MountOptio
 	return o
 }
 
-// openDevice opens the device at path, on which a FUSE file system is served.
-func openDevice(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return -1, fmt.Errorf("open %s: %w: this kernel has no FUSE: load it with `modprobe fuse`, or give this container the device", path, err)
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return -1, fmt.Errorf("open %s: %w: run as root, and allow this container the device (char 10:229)", path, err)
-	case err != nil:
-		return -1, fmt.Errorf("open %s: %w", path, err)
-	}
-	return fd, nil
-}
-
-// mountFUSE mounts at dir the file system that will be served on fd. It does not use go-fuse's ways to mount, as they end
-// at fusermount.
-func mountFUSE(fd int, dir string) error {
-	// Without default_permissions the kernel would not look at modes at all. Not nosuid and nodev: an image mounted
-	// from here by a bind has what it has, and the folder is for root only.
-	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,max_read=%d,allow_other,default_permissions",
-		fd, os.Geteuid(), os.Getegid(), maxRequest)
-	if err := unix.Mount("sluice", dir, "fuse.sluice", unix.MS_RDONLY|unix.MS_NOATIME, opts); err != nil {
-		return fmt.Errorf("mount FUSE at %s: %w", dir, err)
-	}
-	return nil
-}
-
-// refusePoll makes the kernel ask once whether our files can be polled, and never again. See the package comment on
-// deadlocks: it is package os in this process, and in other Go programs, that would ask. go-fuse knows the name.
-func (s *server) refusePoll() {
-	fd, err := unix.Open(filepath.Join(s.dir, ".go-fuse-epoll-hack"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return // served all the same
-	}
-	defer unix.Close(fd)
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-}
-
-// readAhead remembers which device was mounted, and raises what the kernel reads ahead in FUSE trees.
-func (s *server) readAhead(ctx context.Context, kib int) {
-	var st unix.Stat_t
-	err := unix.Stat(s.dir, &st)
-	if err == nil {
-		s.dev = st.Dev
-		err = setReadAhead(numberedBDI(st.Dev), kib)
-	}
-	if err != nil {
-		log.G(ctx).WithError(err).Debug("raise readahead of the FUSE mount")
-	}
-}
-
-// standing reports whether the mount is where it was. After umount -l it goes on for whoever uses it, so that go-fuse notices nothing.
-func (s *server) standing() bool {
-	var st unix.Stat_t
-	if err := unix.Lstat(s.dir, &st); err != nil {
-		return !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTCONN)
-	}
-	return st.Dev == s.dev
-}
-
-// check reports whether the mount is where it was, and that it is lost if not.
+// check reports whether all is mounted where it was, and that it is lost if not.
 func (s *server) check() bool {
-	if s.standing() {
-		return true
+	for _, c := range s.connections() {
+		if !c.standing() {
+			s.gone()
+			return false
+		}
 	}
-	select {
-	case <-s.closing:
-	default:
-		s.lose()
-	}
-	return false
+	return true
 }
 
 // close unmounts, once, and waits until nothing is served any more. Whatever still waits for an answer, or asks later, gets an
 // error.
 func (s *server) close() error {
 	close(s.closing)
-	// With MNT_FORCE the connection is cut, so that this ends even if files are open.
-	err := unix.Unmount(s.dir, unix.MNT_FORCE|unix.MNT_DETACH)
-	select {
-	case <-s.ended: // somebody else was faster
-		return s.logger.Close()
-	default:
+	var errs []error
+	for _, c := range s.connections() {
+		errs = append(errs, c.close())
 	}
-	if errors.Is(err, unix.EINVAL) && !s.standing() { // unmounted by somebody else: it ends when its last user does, or this process
-		return s.logger.Close()
-	}
-	if err != nil {
-		return errors.Join(&os.PathError{Op: "unmount", Path: s.dir, Err: err}, s.logger.Close())
-	}
-	<-s.ended
-	return s.logger.Close()
+	return errors.Join(append(errs, s.logger.Close())...)
 }
 
 // show serves l as <ID>.blob and <ID>.
@@ -237,7 +178,9 @@ func (s *server) hide(id uint32) {
 // relist has the kernel forget the list of the root directory, which for trees it keeps.
 func (s *server) relist() {
 	if s.trees {
-		s.conn.InodeNotify(rootNode, 0, 0) // fails where it has none
+		for _, c := range s.connections() {
+			c.conn.InodeNotify(rootNode, 0, 0) // fails where it has none
+		}
 	}
 }
 

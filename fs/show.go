@@ -17,6 +17,11 @@ func (f *FS) Mounted(d digest.Digest) bool {
 // Path returns the best folder of the moment that shows a mounted layer. It stays for holder until Drop; what was mounted
 // on top of it by then stays good in any case. The error is fs.ErrNotExist if the layer is not mounted.
 func (f *FS) Path(d digest.Digest, holder string) (string, error) {
+	return f.PathAbove(d, []digest.Digest{""}, holder)
+}
+
+// PathAbove is Path for an overlay of the layer on others. below are those, "" for what is no mounted layer.
+func (f *FS) PathAbove(d digest.Digest, below []digest.Digest, holder string) (string, error) {
 	m, err := f.lookup(d)
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
@@ -25,7 +30,7 @@ func (f *FS) Path(d digest.Digest, holder string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
-	return path, nil
+	return f.barePath(path, d, below), nil
 }
 
 // Drop ends what Path has promised to holder, for all layers.
@@ -49,7 +54,7 @@ func (f *FS) show(ctx context.Context, m *mounted) error {
 		m.shown.logger.WithError(err).Warn(staysLazy)
 	}
 	if f.erofs == nil {
-		m.ways.add(fuseTree, filepath.Join(f.server.dir, treeName(m.shown.id)))
+		m.ways.add(fuseTree, filepath.Join(f.server.full.dir, treeName(m.shown.id)))
 		return nil
 	}
 	path, err := f.lazy(ctx, m)
@@ -62,7 +67,7 @@ func (f *FS) show(ctx context.Context, m *mounted) error {
 
 // lazy mounts a layer on its blob.
 func (f *FS) lazy(ctx context.Context, m *mounted) (string, error) {
-	blob := filepath.Join(f.server.dir, blobName(m.shown.id))
+	blob := filepath.Join(f.server.full.dir, blobName(m.shown.id))
 	path, err := f.erofs.lazy(ctx, m.shown.id, m.shown.layer.Store().MetadataPath(), blob)
 	if err != nil && !f.server.check() {
 		err = fmt.Errorf("%w: %w", errCutOff, err)

@@ -20,8 +20,9 @@ type shown struct {
 	image    *metadata.Image
 	logger   *log.Entry
 	faults   faults
-	refused  atomic.Bool    // its contents are not what they should be: nobody reads them
-	users    sync.WaitGroup // requests under way
+	opaque   func() (dirs []string, only bool) // what has the xattr, and whether there is no other one
+	refused  atomic.Bool                       // its contents are not what they should be: nobody reads them
+	users    sync.WaitGroup                    // requests under way
 }
 
 // newShown opens the metadata image of l. The caller closes l if it fails; else close does. Log lines about the layer
@@ -38,6 +39,7 @@ func newShown(ctx context.Context, ref string, l *layer.Layer) (*shown, error) {
 		dataSize: info.DataSize,
 		layer:    l,
 		image:    im,
+		opaque:   sync.OnceValues(func() ([]string, bool) { return im.PathsWith(opaqueXattr) }),
 		logger:   log.G(ctx).WithFields(log.Fields{"image": ref, "layer": st.Digest()}),
 	}, nil
 }

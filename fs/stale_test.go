@@ -54,13 +54,15 @@ func TestStalePaths(t *testing.T) {
 // layerPaths are those that a daemon below root gives.
 func layerPaths(t *testing.T, root string, mode Mode) (paths []string) {
 	t.Helper()
-	served := filepath.Join(root, "state", "fuse")
+	dirs := served(filepath.Join(root, "state"))
 	if mode != FUSE {
-		return slices.DeleteFunc(mountsBelow(t, root), func(path string) bool { return path == served })
+		return slices.DeleteFunc(mountsBelow(t, root), func(path string) bool { return slices.Contains(dirs, path) })
 	}
-	for _, name := range walk1(t, served) {
-		if !strings.HasSuffix(name, blobExt) {
-			paths = append(paths, filepath.Join(served, name))
+	for _, dir := range dirs {
+		for _, name := range walk1(t, dir) {
+			if !strings.HasSuffix(name, blobExt) {
+				paths = append(paths, filepath.Join(dir, name))
+			}
 		}
 	}
 	return paths

@@ -72,7 +72,7 @@ func (s *server) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest
 		return 0, fuse.ENODATA
 	}
 	if s.userxattr && name == "user.overlay.opaque" { // layers themselves have no such xattr
-		name = "trusted.overlay.opaque"
+		name = opaqueXattr
 	}
 	code = s.with(h.NodeId, func(l *shown, nid uint64, tree bool) (err error) {
 		if !tree {

@@ -113,15 +113,21 @@ func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
 // layers are mounted; their directories stay for the snapshot with number id.
 func (s *Snapshotter) lowers(chain []snapshot, id string) ([]lower, error) {
 	lowers := make([]lower, len(chain))
+	layers := make([]digest.Digest, len(chain)) // "" for a local one
+	for i, snap := range chain {
+		if snap.remote() {
+			layers[i] = snap.source().Digest
+		}
+	}
 	paths := make(map[digest.Digest]string) // one for a layer that is there twice
 	for i, snap := range chain {
 		lowers[i] = lower{id: snap.id, path: s.upper(snap.id)}
 		if !snap.remote() {
 			continue
 		}
-		layer := snap.source().Digest
+		layer := layers[i]
 		if paths[layer] == "" {
-			path, err := s.fs.Path(layer, id)
+			path, err := s.fs.PathAbove(layer, layers[i+1:], id)
 			if err != nil {
 				return nil, unavailable(snap, err)
 			}

@@ -162,6 +162,39 @@ func TestPathAt(t *testing.T) {
 	}
 }
 
+func TestPathsWith(t *testing.T) {
+	with := func(n *Node, names ...string) *Node {
+		n.Xattrs = make(map[string][]byte)
+		for _, name := range names {
+			n.Xattrs[name] = []byte("y")
+		}
+		return n
+	}
+	tree := func(n *Node) *Node {
+		return dir(0o755, map[string]*Node{"a": with(dir(0o755, map[string]*Node{"b": dir(0o755, nil)}), "user.a"), "d": dir(0o755, map[string]*Node{"x": n})})
+	}
+	for name, tt := range map[string]struct {
+		root  *Node
+		paths []string
+		only  bool
+	}{
+		"none":      {wideTree(10_000), nil, true},
+		"root":      {with(dir(0o755, nil), "user.a"), []string{""}, true},
+		"one":       {tree(file(0, 1<<12)), []string{"/a"}, true},
+		"file":      {tree(with(file(0, 1<<12), "user.a")), []string{"/a", "/d/x"}, true},
+		"directory": {tree(with(dir(0o755, map[string]*Node{"y": with(dir(0o755, nil), "user.a")}), "user.a")), []string{"/a", "/d/x", "/d/x/y"}, true},
+		"another":   {tree(with(file(0, 1<<12), "user.b")), nil, false},
+		"two":       {tree(with(file(0, 1<<12), "user.a", "user.b")), nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			paths, only := open(t, image(t, tt.root, 10_000<<12)).PathsWith("user.a")
+			if only != tt.only || only && !slices.Equal(paths, tt.paths) {
+				t.Errorf("%q, %v, want %q, %v", paths, only, tt.paths, tt.only)
+			}
+		})
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	sound := image(t, dir(0o755, nil), 0)
 	edit := func(f func(b []byte)) []byte {

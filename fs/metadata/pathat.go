@@ -9,35 +9,67 @@ import (
 // PathAt returns the first path whose regular file holds byte off of the address space, the rest of its last block
 // included. It walks the whole tree; it is there for the texts of errors.
 func (im *Image) PathAt(off int64) (path string, found bool) {
-	s := &search{
-		im:   im,
-		off:  off,
-		seen: make([]uint64, len(im.data)/nidUnit/64+1),
-		left: len(im.data) / direntLen,
+	s := im.search(func(_ *search, in located, err error) bool {
+		return err == nil && in.layout == layoutChunked && in.Offset <= off && off-in.Offset < roundUp(in.Size, blockSize)
+	})
+	if !s.run() {
+		return "", false
 	}
-	s.enter(rootNID)
-	for len(s.dirs) > 0 && s.left > 0 {
-		if s.step() {
-			return s.path()
+	return s.path()
+}
+
+// PathsWith lists the paths that have the xattr name. only is false if anything has another one, or cannot be read: then some may be
+// missing. It walks the whole tree.
+func (im *Image) PathsWith(name string) (paths []string, only bool) {
+	defer im.trim()
+	odd := func(s *search, in located, err error) bool {
+		if err != nil || in.xattrLen == 0 {
+			return err != nil
 		}
+		names, err := im.Listxattr(uint64(in.pos) / nidUnit)
+		path, ok := s.path()
+		paths = append(paths, path)
+		return err != nil || !ok || len(names) != 1 || names[0] != name
 	}
-	return "", false
+	s := im.search(odd)
+	root, err := im.inode(rootNID)
+	return paths, !odd(s, root, err) && !s.run()
 }
 
 // search is a walk, depth first. A damaged image may have cycles and directories that share their entries, so it enters a
 // directory once and looks at no more entries than the image can hold.
 type search struct {
-	im   *Image
-	off  int64
-	seen []uint64 // a bit per nid: has been entered
-	dirs []cursor // from the root down
-	left int      // entries that may still be looked at
+	im     *Image
+	wanted func(s *search, in located, err error) bool // with what inode has returned; it may ask for the path
+	seen   []uint64                                    // a bit per nid: has been entered
+	dirs   []cursor                                    // from the root down
+	left   int                                         // entries that may still be looked at
 }
 
 // cursor is a directory and how far the search is in it.
 type cursor struct {
 	dir      uint32
 	at, next uint64 // of the entry being looked at, and behind it
+}
+
+func (im *Image) search(wanted func(*search, located, error) bool) *search {
+	return &search{
+		im:     im,
+		wanted: wanted,
+		seen:   make([]uint64, len(im.data)/nidUnit/64+1),
+		left:   len(im.data) / direntLen,
+	}
+}
+
+// run goes on until it finds what is wanted. It does not ask for the root.
+func (s *search) run() (found bool) {
+	s.enter(rootNID)
+	for len(s.dirs) > 0 && s.left > 0 {
+		if s.step() {
+			return true
+		}
+	}
+	return false
 }
 
 // enter goes down into a directory, once.
@@ -56,13 +88,14 @@ func (s *search) step() (found bool) {
 	err := s.im.ReadDir(uint64(c.dir), c.next, func(d Dirent) bool {
 		c.at, c.next = c.next, d.Next
 		s.left--
-		switch {
-		case d.Name == "." || d.Name == "..":
-		case d.Type == unix.S_IFDIR:
-			down = d.NID
-		case d.Type == unix.S_IFREG:
-			found = s.holds(d.NID)
+		if d.Name == "." || d.Name == ".." {
+			return s.left > 0
 		}
+		if d.Type == unix.S_IFDIR {
+			down = d.NID
+		}
+		in, err := s.im.inode(d.NID)
+		found = s.wanted(s, in, err)
 		return !found && down == 0 && s.left > 0
 	})
 	switch {
@@ -73,14 +106,6 @@ func (s *search) step() (found bool) {
 		s.dirs = s.dirs[:len(s.dirs)-1]
 	}
 	return found
-}
-
-func (s *search) holds(nid uint64) bool {
-	in, err := s.im.inode(nid)
-	if err != nil || in.layout != layoutChunked {
-		return false
-	}
-	return in.Offset <= s.off && s.off-in.Offset < roundUp(in.Size, blockSize)
 }
 
 // path is the names of the entries that the search stands at.
