@@ -31,7 +31,7 @@ type config struct {
 
 type registryConfig struct {
 	ConfigPath   string   `toml:"config_path" doc:"Folders of hosts.toml files, separated by colons, as in containerd's configuration."`
-	MaxAttempts  count    `toml:"max_attempts" doc:"How often one host is tried in a row without a byte of progress."`
+	MaxAttempts  count    `toml:"max_attempts" doc:"How often one host is tried in a row without a byte of progress; one that says 429 or 503 to us and\nanswers others meanwhile, eight times as often."`
 	StallTimeout duration `toml:"stall_timeout" doc:"A response that brings nothing for so long is given up and asked for again."`
 }
 

@@ -25,7 +25,7 @@ type Error struct {
 	Err      error  // nil if Status says it all
 
 	temporary  bool
-	overloaded bool     // the host asks to wait
+	overloaded *site    // that asks to wait; nil if none does
 	signed     *url.URL // where Err is errPaused and a redirect led there
 	sized      bool     // the host has said that there is too little of the blob, and how much
 	size       int64    // if sized

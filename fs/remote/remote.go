@@ -29,7 +29,7 @@ type Options struct {
 	// UserAgent is sent unless hosts.toml sets one; "" means "sluice".
 	UserAgent string
 	// MaxAttempts is how often one host is tried in a row without a byte of progress; 0 means 8. A range has that many
-	// tries in total for every 256 KiB of it.
+	// tries in total for every 256 KiB of it. One that asks to wait, and answers others meanwhile, is tried eight times as often.
 	MaxAttempts int
 	// StallTimeout is how long a request may go without a byte before it is given up and made anew; 0 means 30 s.
 	StallTimeout time.Duration

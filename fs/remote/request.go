@@ -227,7 +227,12 @@ func (e *endpoint) refused(dog *watchdog, q request, resp *http.Response) *Error
 	fault := e.fault(q.url, nil)
 	fault.Status = resp.StatusCode
 	fault.temporary = temporaryStatus(resp.StatusCode)
-	fault.overloaded = overloaded(resp.StatusCode, parseRetryAfter(resp.Header.Get("Retry-After"), e.registry.clock.now()))
+	if overloaded(resp.StatusCode, parseRetryAfter(resp.Header.Get("Retry-After"), e.registry.clock.now())) {
+		fault.overloaded = e.site
+		if q.away {
+			fault.overloaded = e.registry.site(q.url)
+		}
+	}
 	body := discard(dog, resp)
 	if !q.away {
 		code, message := registryMessage(body)

@@ -32,7 +32,9 @@ func (s *slot) answer(code int, retryAfter time.Duration) {
 	fresh := s.event == p.event
 	switch {
 	case !overloaded(code, retryAfter):
-		p.answers++
+		if code == http.StatusOK || code == http.StatusPartialContent {
+			p.answers++
+		}
 		if fresh {
 			p.grow()
 		}

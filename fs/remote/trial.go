@@ -28,10 +28,11 @@ type trial struct {
 	subject  subject
 	hosts    []*candidate // in order of preference
 	site     func(*endpoint) *site
-	round    int // of those in which somebody was asked, since the last progress, from 1
-	silent   int // rounds in a row in which nobody was asked, and no host answered anybody else
-	refused  int // rounds in which hosts that answered others asked this one to wait, since the last progress
-	left     int // tries of any kind that are left
+	round    int  // of those in which somebody was asked, since the last progress, from 1
+	silent   int  // rounds in a row in which nobody was asked, and no host answered anybody else
+	refused  int  // rounds in which hosts that answered others asked this one to wait, since the last progress
+	left     int  // tries of any kind that are left
+	served   bool // others were answered in a round before this one
 }
 
 // refusals is how many times as often as others fail may hosts that answer others ask to wait: it is our turn some time, unless
@@ -47,16 +48,24 @@ type candidate struct {
 	tried    bool   // in this round
 	passed   bool   // in this round, but it had asked others to wait
 	refused  bool   // in this round: it asked us to wait
-	answered uint64 // what it had answered to anybody when the round began
 	gone     bool   // for good
+	watched  *site  // where it is asked, or what has asked us to wait
+	answered uint64 // what that had answered to anybody by then, or when the round began
 }
+
+func (c *candidate) watch(s *site) { c.watched, c.answered = s, s.pacer.answered() }
+
+// answers reports whether somebody else has had an answer meanwhile.
+func (c *candidate) answers() bool { return c.watched.pacer.answered() != c.answered }
 
 // newTrial makes a trial for size bytes.
 func newTrial(r *Registry, s subject, hosts []*endpoint, size int64) *trial {
 	t := &trial{registry: r, subject: s, round: 1, site: func(e *endpoint) *site { return e.site }}
 	ticket := r.tickets.Add(1)
 	for _, e := range hosts {
-		t.hosts = append(t.hosts, &candidate{endpoint: e, ticket: ticket, answered: e.site.pacer.answered()})
+		c := &candidate{endpoint: e, ticket: ticket}
+		c.watch(e.site)
+		t.hosts = append(t.hosts, c)
 	}
 	t.left = r.opts.MaxAttempts * len(hosts) * int(1+size>>18)
 	return t
@@ -82,33 +91,36 @@ func (t *trial) next(ctx context.Context) (*candidate, error) {
 			return nil, t.cancelled(ctx, nil)
 		}
 		t.again()
+		if t.round > t.registry.opts.MaxAttempts {
+			return nil, t.failure()
+		}
 	}
 }
 
 // again begins a round. One in which all hosts made us wait is no attempt: if they answer others, it is our turn some time.
 func (t *trial) again() {
-	asked, alive, refused := false, false, 0
+	asked, alive, refused := false, false, false
 	for _, c := range t.hosts {
-		now := t.site(c.endpoint).pacer.answered()
+		t.served = t.served || c.answers()
 		switch {
 		case c.tried && c.refused:
-			refused++
-			alive = alive || now != c.answered
+			refused = true
+			alive = alive || c.answers()
 		case c.tried && !c.passed:
 			asked = true
-		case !c.gone && now != c.answered:
+		case !c.gone && c.answers():
 			alive = true
 		}
-		c.tried, c.answered = false, now
+		c.tried = false
+		c.watch(t.site(c.endpoint))
 	}
 	switch {
-	case asked, refused > 0 && !alive:
+	case asked, refused && !alive:
 		t.round, t.silent = t.round+1, 0
 	case alive:
 		t.silent = 0
-		if refused > 0 {
+		if refused {
 			t.refused++
-			t.left += refused
 		}
 	default:
 		t.silent++
@@ -133,7 +145,7 @@ func (t *trial) wait() (time.Duration, bool) {
 	var first time.Time
 	alive, asked := false, false
 	for _, c := range t.hosts {
-		asked = asked || c.tried && !c.passed
+		asked = asked || c.tried && !c.passed && !(c.refused && t.served)
 		if until := t.site(c.endpoint).pacer.until(); !c.gone && (!alive || until.Before(first)) {
 			first, alive = until, true
 		}
@@ -176,7 +188,11 @@ func (t *trial) failed(ctx context.Context, c *candidate, err error) error {
 		c.passed = true
 		return nil
 	}
-	c.refused = fault.overloaded
+	if fault.overloaded != nil {
+		c.refused = true
+		t.left++ // rounds are counted
+		c.watch(fault.overloaded)
+	}
 	fault.Attempts = c.attempts
 	c.err = t.subject.explain(fault)
 	c.gone = !fault.temporary

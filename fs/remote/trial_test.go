@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -28,6 +29,37 @@ func TestRefusedWhileOthersAreServed(t *testing.T) {
 		if n := len(h.seen()); n != want {
 			t.Errorf("%d requests, want %d (others are served: %v)", n, want, others)
 		}
+	}
+}
+
+// Storage that asks everybody to wait is given up, however often the registry redirects there.
+func TestRefusedByStorage(t *testing.T) {
+	var key atomic.Int64
+	registry, storage := newHost(t), newHost(t)
+	p := content(1000)
+	d := storage.addBlob("/v2/team/app", p)
+	registry.wrap(signing(storage, &key))
+	storage.wrap(func(http.HandlerFunc) http.HandlerFunc { return status(503) })
+	r, _ := newRegistry(t, registry, Options{MaxAttempts: 4})
+	b, err := r.Blob(testRef, d, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readRange(t.Context(), b, 0, 100); err == nil || !temporary(err) {
+		t.Error(err)
+	}
+	if n := len(storage.seen()); n != 4 {
+		t.Errorf("%d requests, want 4", n)
+	}
+}
+
+// A last fault that is a request to wait, by a host that answers others, is not the end.
+func TestRefusedAtLast(t *testing.T) {
+	b, h, clock := newBlob(t, content(1000), Options{MaxAttempts: 4})
+	h.fail(status(500), status(500), status(500), status(429))
+	clock.onSleep = func(context.Context, time.Duration) { answerOthers(t, b) }
+	if got, err := readRange(t.Context(), b, 0, 100); err != nil || len(got) != 100 {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
 
