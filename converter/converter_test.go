@@ -307,9 +307,12 @@ func TestPrefetchRanges(t *testing.T) {
 	src := newLayout(t)
 	big := strings.Repeat("0123456789abcdef", 8*chunk/16)
 	src.tag(src.image(host,
-		testLayer{tar: tarOf(t, node('5', "lib", ""), file("lib/big", big), file("lib/small", "22"), file("lib/other", big), file("not/listed", big))},
+		testLayer{tar: tarOf(t, node('5', "lib", ""), file("lib/big", big), file("lib/small", "22"), file("lib/other", big), file("not/listed", big),
+			node('1', "lib/link", "lib/big"), file("lib/whole", big), node('1', "lib/alias", "lib/whole"))},
 		testLayer{tar: tarOf(t, file("z", "z"))}))
-	lines := fmt.Sprintf("/lib/big\t0-0,%d-%d\nlib/small\nlib/other\t%d-%d\n", 3*chunk-1, 4*chunk, 8*chunk, 9*chunk)
+	// A file is what all of its names are: big by its link, whole by its alias.
+	lines := fmt.Sprintf("/lib/big\t%d-%d,0-0\nlib/small\nlib/other\t%d-%d\nlib/link\t0-0\nlib/whole\t5-6\nlib/alias\n",
+		3*chunk-1, 4*chunk, 8*chunk, 9*chunk)
 	list, err := prefetch.Parse(strings.NewReader(lines))
 	if err != nil {
 		t.Fatal(err)
@@ -320,17 +323,17 @@ func TestPrefetchRanges(t *testing.T) {
 	}
 	for _, format := range []toc.Format{toc.EStargz, toc.ZstdChunked} {
 		out, report := convertTo(t, src.source(), converter.Options{Prefetch: list, Format: format})
-		if got, want := said(out, report, 0), "1,1,3,3,1,8"; got != want {
+		if got, want := said(out, report, 0), "1,1,3,3,1,8,8"; got != want {
 			t.Errorf("%s: the layer says %q, want %q", format, got, want)
 		}
-		if got := report.Layers[0].PrefetchBytes; got != 4*chunk+2 {
-			t.Errorf("%s: prefetch bytes %d, want %d", format, got, 4*chunk+2)
+		if got := report.Layers[0].PrefetchBytes; got != 12*chunk+2 {
+			t.Errorf("%s: prefetch bytes %d, want %d", format, got, 12*chunk+2)
 		}
 		if got := said(out, report, 1); got != "" {
 			t.Errorf("%s: a layer without listed files says %q", format, got)
 		}
 		again, report := convertTo(t, out.source(), converter.Options{Reuse: true})
-		if got, n := said(again, report, 0), report.Layers[0].PrefetchBytes; got == "" || n != 4*chunk+2 {
+		if got, n := said(again, report, 0), report.Layers[0].PrefetchBytes; got == "" || n != 12*chunk+2 {
 			t.Errorf("%s: reused, the layer says %q, and %d bytes", format, got, n)
 		}
 		again, report = convertTo(t, out.source(), converter.Options{})

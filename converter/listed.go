@@ -1,6 +1,7 @@
 package converter
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/sluice-snapshotter/sluice/converter/prefetch"
@@ -43,17 +44,33 @@ func (l *layer) listed(layout *toc.Layout) toc.Listed {
 	for i := range listed {
 		listed[i] = true
 	}
+	whole, parts := make(map[int]bool), make(map[int]bool) // files, by their first chunk: one may have several names
 	for _, p := range l.picked {
-		if p.Ranges == nil {
+		if begin, _, _ := layout.Chunked(p.Name); p.Ranges == nil {
+			whole[begin] = true
+		}
+	}
+	for _, p := range l.picked {
+		begin, end, offset := layout.Chunked(p.Name)
+		end = min(end, len(listed))
+		if begin >= end || whole[begin] {
 			continue
 		}
-		begin, end, offset := layout.Chunked(p.Name)
-		for i := begin; i < min(end, len(listed)); i++ {
-			first := layout.Chunks[i].DataOffset - offset
-			listed[i] = slices.ContainsFunc(p.Ranges, func(r prefetch.Range) bool {
-				return r.First < first+layout.Chunks[i].Size && r.Last >= first
-			})
+		if !parts[begin] {
+			parts[begin] = true
+			clear(listed[begin:end])
+		}
+		for _, r := range p.Ranges {
+			for i := reached(layout.Chunks[begin:end], offset, r.First) + begin; i < end && layout.Chunks[i].DataOffset-offset <= r.Last; i++ {
+				listed[i] = true
+			}
 		}
 	}
 	return listed
+}
+
+// reached returns which of a file's chunks is the first to end behind a byte of it. The file begins at offset.
+func reached(chunks []toc.Chunk, offset, off int64) int {
+	i, _ := slices.BinarySearchFunc(chunks, off, func(c toc.Chunk, off int64) int { return cmp.Compare(c.DataOffset-offset+c.Size-1, off) })
+	return i
 }

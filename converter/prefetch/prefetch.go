@@ -22,8 +22,8 @@ import (
 	"strings"
 )
 
-// maxLine is bytes in a line. Linux's PATH_MAX is 4096; patterns may be somewhat longer.
-const maxLine = 64 << 10
+// maxLine is bytes in a line: room for a path, of which Linux has at most 4096, and for hundreds of thousands of ranges.
+const maxLine = 8 << 20
 
 // List is a prefetch list. The zero value is empty.
 type List struct{ patterns []pattern }

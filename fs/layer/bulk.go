@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
@@ -103,8 +104,9 @@ func (l *Layer) bulk(ctx context.Context, b *bulk) error {
 // reboot this is where what was stored before is hashed.
 func (b *bulk) measure(ctx context.Context) bool {
 	defer b.l.store.Trim() // it may be long until there is a place for the first range
-	var sum int64
-	stream, first := int64(-1), b.end
+	var sum, gaps int64    // of what is wanted, and of what lies in between and would be read over
+	var last cache.Chunk
+	first := b.end
 	for i := range b.end {
 		if !b.listed.Has(i) {
 			continue
@@ -117,18 +119,24 @@ func (b *bulk) measure(ctx context.Context) bool {
 			continue
 		}
 		first = min(first, i)
-		if c := b.l.store.Chunk(i); c.BlobOffset != stream {
+		if c := b.l.store.Chunk(i); first == i || c.BlobOffset != last.BlobOffset {
+			if gap := c.BlobOffset - last.BlobOffset - last.BlobSize; sum > 0 && gap <= smallPrefetchBridge {
+				gaps += gap
+			}
 			sum += c.BlobSize
-			stream = c.BlobOffset
+			last = c
 		}
 	}
 	b.next = first
 	b.bounds = bounds{backgroundRange, bridge}
+	if b.l.listed != nil { // of what came by the list there is much to read over
+		b.bounds.bridge = prefetchBridge
+	}
 	b.patient = b.l.store.Info().PrefetchChunks > 0 || sum > b.l.moment()
 	if b.priority == Prefetch {
 		size := sum / int64(max(prefetchRanges, runtime.GOMAXPROCS(0)))
 		b.bounds = bounds{min(max(size, prefetchRangeMin), prefetchRange), prefetchBridge}
-		if sum <= prefetchRangeMin {
+		if sum <= prefetchRangeMin && gaps <= sum {
 			b.bounds.bridge = smallPrefetchBridge
 		}
 	}

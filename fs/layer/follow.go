@@ -27,6 +27,7 @@ type cursor struct {
 	steps  int   // how often it went forward
 	strays int   // chunks that it read and that are not on the layer's prefetch list, though they lie among those that are
 	passed int   // such chunks that it went past, the strays among them
+	all    bool  // it was found to read everything
 	window int64 // compressed bytes
 	used   uint64
 }
@@ -129,6 +130,9 @@ func (c *cursor) reads() bool { return c.strays > 1 && 2*c.strays >= c.passed }
 func (l *Layer) fetchAhead(c *cursor) {
 	var chunks []int
 	begin, all := l.dataOffset(c.next), c.reads()
+	if all && !c.all {
+		c.all, c.front = true, c.next // with what was left out
+	}
 	for ; c.front < l.store.NumChunks(); c.front++ {
 		if l.distance(c.next, c.front+1) > c.window || l.dataOffset(c.front) > begin+aheadData {
 			break

@@ -179,15 +179,19 @@ func (g *gate) depart(e *entrant) {
 }
 
 // reads says that a program reads what is there of a layer of which not all is: it is still at work, and may need what is not there next. So a
-// lull goes on.
-func (g *gate) reads() {
+// lull goes on, if somebody waits for its end, which it returns.
+func (g *gate) reads() bool {
 	now := time.Now()
 	if last := g.noted.Load(); now.UnixNano()-last < int64(lullTime/8) || !g.noted.CompareAndSwap(last, now.UnixNano()) {
-		return // readers are many, and this is exact enough
+		return false // readers are many, and this is exact enough
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.inside[Background]+g.waiting[Background].len() == 0 {
+		return false
+	}
 	g.lulls(now)
+	return true
 }
 
 // lulls begins a lull, if nothing urgent is under way. g.mu is held.

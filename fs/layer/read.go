@@ -55,7 +55,7 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 	switch {
 	case present && end > first:
 		l.follow(first, end, false)
-		l.scheduler.ranges.reads()
+		l.scheduler.reads()
 	case !present:
 		result = Miss
 		var err error

@@ -115,6 +115,13 @@ func (s *Scheduler) landed(r Range, yielded bool, requests int) {
 	}
 }
 
+// reads tells of a read of what is there, in a layer of which not all is.
+func (s *Scheduler) reads() {
+	if s.ranges.reads() {
+		s.pilot.disturb()
+	}
+}
+
 // Inflight returns the bytes of memory reserved by the ranges under way, and by reservations.
 func (s *Scheduler) Inflight() int64 { return s.ranges.holding() }
 

@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"cmp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,8 @@ func (im *Image) PathsWith(name string) (paths []string, only bool) {
 	}
 	s := im.search(odd)
 	root, err := im.inode(rootNID)
-	return paths, !odd(s, root, err) && !s.run()
+	only = !odd(s, root, err) && !s.run() && s.err == nil && s.left > 0
+	return paths, only
 }
 
 // search is a walk, depth first. A damaged image may have cycles and directories that share their entries, so it enters a
@@ -44,6 +46,7 @@ type search struct {
 	seen   []uint64                                    // a bit per nid: has been entered
 	dirs   []cursor                                    // from the root down
 	left   int                                         // entries that may still be looked at
+	err    error                                       // of the last directory that could not be read to its end
 }
 
 // cursor is a directory and how far the search is in it.
@@ -103,6 +106,7 @@ func (s *search) step() (found bool) {
 	case down != 0:
 		s.enter(down)
 	case err != nil || s.left > 0:
+		s.err = cmp.Or(err, s.err)
 		s.dirs = s.dirs[:len(s.dirs)-1]
 	}
 	return found

@@ -145,7 +145,7 @@ func (t *trial) wait() (time.Duration, bool) {
 	var first time.Time
 	alive, asked := false, false
 	for _, c := range t.hosts {
-		asked = asked || c.tried && !c.passed && !(c.refused && t.served)
+		asked = asked || c.tried && !c.passed && (!c.refused || !t.served)
 		if until := t.site(c.endpoint).pacer.until(); !c.gone && (!alive || until.Before(first)) {
 			first, alive = until, true
 		}
