@@ -110,20 +110,28 @@ func TestNative(t *testing.T) {
 	})
 }
 
+// complete has a node with its files at root fetch all of a layer, and close its store. It returns the layer's source, for who is without the
+// registry too.
+func (r *registry) complete(t *testing.T, l blob, root string, mode Mode) Source {
+	t.Helper()
+	n := openNode(t, root, Options{Mode: mode, Background: true})
+	src := r.source(l)
+	n.mountLayer(t, src)
+	n.settled(t, l)
+	n.close(t)
+	src.TOCDigest = l.tocDigest
+	return src
+}
+
 // TestNativeAfterRestart: what is complete is mounted natively at once, without the registry.
 func TestNativeAfterRestart(t *testing.T) {
 	l := buildBlob(t, []file{dir("d"), regular("d/file", noise(1, 5<<20))})
 	inNativeModes(t, func(t *testing.T, mode Mode) {
 		r, root := newRegistry(t, l), t.TempDir()
-		n := openNode(t, root, Options{Mode: mode, Background: true})
-		src := r.source(l)
-		n.mountLayer(t, src)
-		n.settled(t, l)
-		n.close(t)
+		src := r.complete(t, l, root, mode)
 
 		r.fail.Store(500)
-		n = openNode(t, root, Options{Mode: mode})
-		src.TOCDigest = l.tocDigest
+		n := openNode(t, root, Options{Mode: mode})
 		path := n.mountLayer(t, src)
 		if st := n.Status()[0]; !slices.Equal(st.Mounts, []string{erofsNative}) {
 			t.Errorf("status is %+v", st)
@@ -141,16 +149,11 @@ func TestNativeAfterCrash(t *testing.T) {
 	l := buildBlob(t, []file{regular("file", noise(1, size)), regular("zeros", make([]byte, 4096))})
 	inNativeModes(t, func(t *testing.T, mode Mode) {
 		r, root := newRegistry(t, l), t.TempDir()
-		n := openNode(t, root, Options{Mode: mode, Background: true})
-		src := r.source(l)
-		n.mountLayer(t, src)
-		n.settled(t, l)
-		n.close(t)
+		src := r.complete(t, l, root, mode)
 		crash(t, filepath.Join(root, "root", "layers"), l.digest, size) // which takes zeros only, so that nothing is lost
 
 		r.fail.Store(500)
-		n = openNode(t, root, Options{Mode: mode})
-		src.TOCDigest = l.tocDigest
+		n := openNode(t, root, Options{Mode: mode})
 		n.mountLayer(t, src)
 		eventually(t, "the native mount", func() bool { return n.Status()[0].Mount() == erofsNative })
 		dropCaches(t)
@@ -164,16 +167,11 @@ func TestLossAfterCrash(t *testing.T) {
 	l := buildBlob(t, []file{regular("file", noise(1, 3<<20)), regular("other", noise(2, 3<<20))})
 	inNativeModes(t, func(t *testing.T, mode Mode) {
 		r, root := newRegistry(t, l), t.TempDir()
-		n := openNode(t, root, Options{Mode: mode, Background: true})
-		src := r.source(l)
-		n.mountLayer(t, src)
-		n.settled(t, l)
-		n.close(t)
+		src := r.complete(t, l, root, mode)
 		crash(t, filepath.Join(root, "root", "layers"), l.digest, 1<<20)
 
 		r.fail.Store(500)
-		n = openNode(t, root, Options{Mode: mode})
-		src.TOCDigest = l.tocDigest
+		n := openNode(t, root, Options{Mode: mode})
 		path := n.mountLayer(t, src)
 		dropCaches(t)
 		if got, err := readDirect(filepath.Join(path, "file")); !errors.Is(err, unix.EIO) {

@@ -28,8 +28,8 @@ const (
 
 	// bridge is the longest stretch of unwanted bytes that a range reads over, rather than being split in two.
 	bridge = 128 << 10
-	// What a large prefetch list leaves out costs a start more than one more of many requests does: measured with PyTorch at 50 ms and
-	// 25 MB/s, 129 MB and 7.9 s with 128 KiB, 115 MB and 6.9 s with 32 KiB. That of a small one saves round trips.
+	// What a large prefetch list leaves out costs a start more than one more of many requests does: measured once with PyTorch at 50 ms and
+	// 25 MB/s, 147 MB in all and 7.9 s with 128 KiB, 141 MB and 6.9 s with 32 KiB. That of a small one saves round trips.
 	prefetchBridge      = 32 << 10
 	smallPrefetchBridge = 512 << 10
 )
