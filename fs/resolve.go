@@ -116,6 +116,7 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 		Whole:          src.whole,
 		External:       func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
 		Skeleton:       f.opts.ProveOf(src.Ref),
+		Sparse:         !f.opts.BackgroundOf(src.Ref),
 		Observer:       f.observer(ctx, src),
 	})
 	if err != nil {

@@ -18,13 +18,21 @@ const (
 	jitter = 4 << 20
 
 	maxCursors = 8
+
+	// Where only what is read is wanted, who reads less than one in dense of the bytes that it goes past is not followed: compilers
+	// and interpreters read some of many files, and would be brought all that lies between. Nor is anybody by more than sparseAhead
+	// times what the link brings in a round trip: most of a window is in vain where a file ends.
+	dense       = 4
+	sparseAhead = 4
 )
 
 // cursor is a reader that goes forward through a layer.
 type cursor struct {
+	first  int   // the chunk that it began with
 	next   int   // the chunk behind the last one that it read
 	front  int   // the first chunk that is not asked for on its behalf
 	steps  int   // how often it went forward
+	read   int64 // uncompressed bytes of the chunks that it read
 	strays int   // chunks that it read and that are not on the layer's prefetch list, though they lie among those that are
 	passed int   // such chunks that it went past, the strays among them
 	all    bool  // it was found to read everything
@@ -54,6 +62,7 @@ func (l *Layer) follow(first, end int, missed bool) {
 	if end > c.next {
 		c.strays += l.unlisted(max(first, c.next), end)
 		c.passed += l.unlisted(c.next, end)
+		c.read += l.dataOffset(end) - l.dataOffset(max(first, c.next))
 		c.next = end
 		c.steps++
 	}
@@ -61,7 +70,14 @@ func (l *Layer) follow(first, end int, missed bool) {
 	if c.steps < 2 || c.front == l.store.NumChunks() || l.distance(c.next, c.front) > c.window/2 {
 		return
 	}
-	c.window = min(2*c.window, aheadMax, l.scheduler.limit/aheadShare)
+	limit := min(aheadMax, l.scheduler.limit/aheadShare)
+	if l.sparse {
+		if dense*c.read < l.dataOffset(c.next)-l.dataOffset(c.first) {
+			return
+		}
+		limit = min(limit, max(c.window, sparseAhead*l.readAhead()))
+	}
+	c.window = min(2*c.window, limit)
 	l.fetchAhead(c)
 }
 
@@ -91,7 +107,7 @@ func (l *Layer) cursor(first int, missed bool) *cursor {
 	}
 	// A window less than a chunk brings nothing: readers of large files would wait for chunk after chunk until it has grown.
 	window := max(l.readAhead(), l.store.Chunk(first).BlobSize)
-	*oldest = cursor{next: first, front: first, window: window, used: t.time}
+	*oldest = cursor{first: first, next: first, front: first, window: window, used: t.time}
 	return oldest
 }
 

@@ -3,6 +3,7 @@ package layer
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -68,6 +69,41 @@ func TestFollowRandom(t *testing.T) {
 	}
 	if brought > asked+8*firstReadAhead {
 		t.Errorf("%d bytes were brought, %d asked for", brought, asked)
+	}
+}
+
+// Where only what is read is wanted, who leaves out most of what it goes past brings what it reads and the first read-ahead.
+func TestFollowSparse(t *testing.T) {
+	for name, tt := range map[string]struct {
+		sparse bool
+		every  int // reads one in so many chunks
+		follow bool
+	}{
+		"all of a sparse layer":    {true, 1, true},
+		"half of a sparse layer":   {true, 2, true},
+		"little of a sparse layer": {true, 8, false},
+		"little of a layer":        {false, 8, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, longLayer(), func(o *Options) { o.Sparse = tt.sparse })
+			h.blob.link = Link{RTT: time.Millisecond, Rate: 1e6} // what is read ahead at first is a chunk
+			var ahead int64
+			for i := 0; i < h.Store().NumChunks(); i += tt.every {
+				c := h.Store().Chunk(i)
+				h.mustCheck(c.DataOffset, 10)
+				h.flights.Wait()
+				for _, q := range h.blob.seen() {
+					ahead = max(ahead, q.end()-c.BlobOffset-c.BlobSize)
+				}
+			}
+			follows := slices.ContainsFunc(h.blob.seen(), func(q request) bool { return q.priority == Prefetch })
+			if follows != tt.follow {
+				t.Errorf("followed: %v, want %v", follows, tt.follow)
+			}
+			if small := ahead <= 2*sparseAhead*minReadAhead; small != tt.sparse {
+				t.Errorf("%d bytes are fetched ahead at most", ahead)
+			}
+		})
 	}
 }
 

@@ -52,6 +52,8 @@ type Options struct {
 	External func(ctx context.Context) ([]byte, error)
 	// Skeleton says that what the layer's tar has besides chunks is to be kept as it comes, for Prove.
 	Skeleton bool
+	// Sparse says that the layer is not filled: who reads a little here and there is not read ahead of.
+	Sparse   bool
 	Observer Observer
 }
 
@@ -64,6 +66,7 @@ type Layer struct {
 	format    toc.Format
 	observer  Observer
 	skeleton  bool          // see Options
+	sparse    bool          // see Options
 	tail      chan struct{} // see TailStored
 
 	// life ends when the layer is closed. Calls hold alive for reading, so Close waits for them, and flights begin only
@@ -101,6 +104,7 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Laye
 		format:    toc.Format(info.Format),
 		observer:  o.Observer,
 		skeleton:  o.Skeleton && info.DiffID == "",
+		sparse:    o.Sparse,
 		tail:      make(chan struct{}),
 		listed:    toc.ParseListed(info.PrefetchListed, info.PrefetchChunks),
 		pending:   make(map[int]*pending),
