@@ -37,6 +37,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -76,7 +77,8 @@ const (
 
 // Options are the parts and settings of an FS.
 type Options struct {
-	// StateDir holds the mount points of the blob server. It may be on a tmpfs. Required, absolute.
+	// StateDir holds the mount points of the blob server. It may be on a tmpfs. Required, absolute. Symlinks on the way to it and to
+	// MountDir are followed once, by New.
 	StateDir string
 	// MountDir holds a folder for each process, with the mount points of its EROFS mounts, and nothing else but mounts that New may take
 	// away. "" means StateDir/mounts.
@@ -140,12 +142,37 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("mode %q: not one of auto, erofs, loop, fuse", o.Mode)
 	}
 	for _, dir := range []string{o.StateDir, o.MountDir} {
-		// Both become parts of mount options, which have no way to write these.
-		if !filepath.IsAbs(dir) || strings.ContainsAny(dir, ",:\\") {
-			return o, fmt.Errorf("folder %q: must be absolute, without comma, colon and backslash", dir)
+		if err := checkMountable(dir); err != nil {
+			return o, err
 		}
 	}
 	return o, nil
+}
+
+// checkMountable checks that a folder can be part of mount options, which have no way to write some characters.
+func checkMountable(dir string) error {
+	if !filepath.IsAbs(dir) || strings.ContainsAny(dir, ",:\\") {
+		return fmt.Errorf("folder %q: must be absolute, without comma, colon and backslash", dir)
+	}
+	return nil
+}
+
+// makeFolders makes the two folders of mounts, and names them from then on as the kernel does in its list of mounts: without symlinks.
+func (o *Options) makeFolders() error {
+	for _, dir := range []*string{&o.StateDir, &o.MountDir} {
+		if err := os.MkdirAll(*dir, 0o700); err != nil {
+			return err
+		}
+		path, err := filepath.EvalSymlinks(*dir)
+		if err != nil {
+			return err
+		}
+		if err := checkMountable(path); err != nil {
+			return fmt.Errorf("%s leads elsewhere: %w", *dir, err)
+		}
+		*dir = path
+	}
+	return nil
 }
 
 // FS mounts layers.
@@ -180,6 +207,9 @@ type FS struct {
 func New(ctx context.Context, o Options) (*FS, error) {
 	o, err := o.withDefaults()
 	if err != nil {
+		return nil, fmt.Errorf("serve layers: %w", err)
+	}
+	if err := o.makeFolders(); err != nil {
 		return nil, fmt.Errorf("serve layers: %w", err)
 	}
 	if err := clearLeftovers(o.MountDir, served(o.StateDir)...); err != nil {

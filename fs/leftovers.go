@@ -25,9 +25,6 @@ const (
 // makeOwn makes a folder for the mounts of this process in mountDir. Its name is the time since the boot, which answers do not
 // survive; it is short, as it is in the options of overlays.
 func makeOwn(mountDir string) (string, error) {
-	if err := os.MkdirAll(mountDir, 0o700); err != nil {
-		return "", err
-	}
 	for {
 		var now unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
@@ -51,7 +48,7 @@ func isOwn(name string) bool {
 // removes their folders and mount points in mountDir, and touches nothing else.
 func clearLeftovers(mountDir string, tops ...string) error {
 	entries, err := os.ReadDir(mountDir)
-	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+	if err != nil {
 		return err
 	}
 	for _, e := range entries {
@@ -91,7 +88,7 @@ func withdraw(dir string) error {
 	return err
 }
 
-// unmountBelow unmounts all that is mounted below dir, and at and below each of tops.
+// unmountBelow unmounts all that is mounted below dir, and at and below each of tops: paths without symlinks.
 func unmountBelow(dir string, tops ...string) error {
 	points, err := mountPoints()
 	if err != nil {
@@ -114,9 +111,6 @@ func unmountBelow(dir string, tops ...string) error {
 // made them. Others are not ours.
 func removeMountPoints(dir string) error {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// below reports whether path is below dir by their names alone, so neither must have symlinks in it.
 func below(path, dir string) bool {
 	return strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
 	"github.com/sluice-snapshotter/sluice/fs"
@@ -100,6 +101,37 @@ func TestAbandonedLayer(t *testing.T) {
 	s.stop(t)
 	s.start(t)
 	s.empty(t)
+}
+
+// TestSymlinkedRoot has all folders behind a symlink, which the kernel does not
+// list mounts by.
+func TestSymlinkedRoot(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode fs.Mode) {
+		dir, link := t.TempDir(), filepath.Join(t.TempDir(), "link")
+		if err := os.Symlink(dir, link); err != nil {
+			t.Fatal(err)
+		}
+		r := newRegistry(t)
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.foreignLayer(t, middleFiles), r.lazyLayer(t, topFiles))
+		s := newStand(t, mode, link)
+		ctx, sn := namespace(t, "test"), s.containerd()
+		if _, err := img.pull(ctx, sn, "pull"); err != nil {
+			t.Fatal(err)
+		}
+		run(t, ctx, sn, img, "container")
+		mounts, err := sn.Prepare(ctx, "user", img.top(), snapshots.WithLabels(inUserNamespace))
+		if err != nil {
+			t.Fatal(err)
+		}
+		owners(t, mounts, 100_000)
+
+		s.stop(t)
+		if left := mountsBelow(t, "/proc/self/mountinfo", dir); len(left) > 0 {
+			t.Errorf("mounts left: %v", left)
+		}
+		s.start(t)
+		s.goesAway(t, img, merged(bottomFiles, middleFiles, topFiles))
+	})
 }
 
 // TestOpenRoot checks the roots that New refuses.
