@@ -24,7 +24,7 @@ type erofsMounter struct {
 	directIO     bool // EROFS, or the loop devices, can be told to read files past their page cache, so that contents are in memory once
 
 	mu   sync.Mutex          // one mount at a time, so that the new backing device is that of the new mount
-	bdis map[string][]string // of lazy mounts, by mount point
+	bdis map[string][]string // backing devices of lazy mounts, by mount point: see erofsImage.mount
 }
 
 // lazyReadAheadKiB is how far mounts read ahead of which contents may have to be fetched: as far as Linux does by itself. More of a
@@ -49,8 +49,9 @@ func (m *erofsMounter) lazy(ctx context.Context, id uint32, image, blob string) 
 	return point, nil
 }
 
-// arrived says that all that a lazy mount shows is in a data file by now: reading far ahead costs no more than it does there.
-func (m *erofsMounter) arrived(ctx context.Context, id uint32, data string) {
+// readFarAhead has a lazy mount read as far ahead as one on the data file. It is called once all of the layer is in that file: nothing
+// has to be fetched any more for a read that nobody asked for.
+func (m *erofsMounter) readFarAhead(ctx context.Context, id uint32, data string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	readAhead(ctx, m.bdis[filepath.Join(m.dir, treeName(id))], m.diskReadAhead(data))
@@ -72,7 +73,7 @@ func (m *erofsMounter) diskReadAhead(data string) int {
 	return max(m.readAheadKiB, diskReadAhead(data))
 }
 
-// mount returns the backing devices of the new mount, as far as they can be told.
+// mount returns what erofsImage.mount does.
 func (m *erofsMounter) mount(ctx context.Context, point string, readAheadKiB int, im erofsImage) (bdis []string, err error) {
 	if err := os.Mkdir(point, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
@@ -123,12 +124,14 @@ type erofsImage struct {
 	directIO bool   // past the page caches of both, or not at all; loop devices are asked for it anyway
 }
 
-// mount mounts it at point, and returns the backing devices that have the readahead of the new mount.
+// mount mounts it at point, and returns by which backing devices its readahead is set: their names in bdiDir. For a loop device that is
+// one. For files the kernel makes one with each mount and does not tell which, so these are all that were not there before. Other
+// programs' mounts of this very moment may be among them, and get our readahead too, which does no harm. None: it is as the kernel has it.
 func (im erofsImage) mount(point string) (bdis []string, err error) {
 	if im.loop {
 		return im.mountByLoop(point)
 	}
-	before := listBDIs() // another program's mount at this very moment would get our readahead, which does no harm
+	before := listBDIs()
 	if err := im.mountFiles(point); err != nil {
 		return nil, err
 	}

@@ -215,7 +215,7 @@ func TestReadAhead(t *testing.T) {
 }
 
 // TestCompleteReadAhead: mounts of a layer that is complete, the lazy one too, read ahead as far as its disk, if that is more than what was
-// asked for.
+// asked for. So does one that was mounted again, as somebody had unmounted it.
 func TestCompleteReadAhead(t *testing.T) {
 	for _, noNative := range []bool{false, true} {
 		t.Run(fmt.Sprintf("native %t", !noNative), func(t *testing.T) {
@@ -228,8 +228,15 @@ func TestCompleteReadAhead(t *testing.T) {
 				t.Skipf("the disk of the store is read ahead by %d KiB", disk)
 			}
 			// The mount's readahead is that of the loop device below it, which can be looked at as a disk is.
-			if got := diskReadAhead(n.path(t, l, "reader")); got != disk {
+			path := n.path(t, l, "reader")
+			if got := diskReadAhead(path); got != disk {
 				t.Errorf("readahead is %d KiB, the disk's is %d", got, disk)
+			}
+			if err := unix.Unmount(path, 0); err != nil {
+				t.Fatal(err)
+			}
+			if got := diskReadAhead(n.path(t, l, "next")); got != disk {
+				t.Errorf("readahead is %d KiB in the mount that came after, the disk's is %d", got, disk)
 			}
 		})
 	}

@@ -67,12 +67,19 @@ func (f *FS) show(ctx context.Context, m *mounted) error {
 
 // lazy mounts a layer on its blob.
 func (f *FS) lazy(ctx context.Context, m *mounted) (string, error) {
+	st := m.shown.layer.Store()
 	blob := filepath.Join(f.server.full.dir, blobName(m.shown.id))
-	path, err := f.erofs.lazy(ctx, m.shown.id, m.shown.layer.Store().MetadataPath(), blob)
-	if err != nil && !f.server.check() {
-		err = fmt.Errorf("%w: %w", errCutOff, err)
+	path, err := f.erofs.lazy(ctx, m.shown.id, st.MetadataPath(), blob)
+	if err != nil {
+		if !f.server.check() {
+			err = fmt.Errorf("%w: %w", errCutOff, err)
+		}
+		return "", err
 	}
-	return path, err
+	if st.Complete() { // it is mounted again: complete has seen to the mount before
+		f.erofs.readFarAhead(ctx, m.shown.id, st.DataPath())
+	}
+	return path, nil
 }
 
 // native says whether complete layers get native mounts.
