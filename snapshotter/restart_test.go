@@ -2,11 +2,13 @@ package snapshotter_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -101,6 +103,36 @@ func TestAbandonedLayer(t *testing.T) {
 	s.stop(t)
 	s.start(t)
 	s.empty(t)
+}
+
+// TestSharedLayerAfterRestart: a layer that images share goes by the same one of
+// them in each process, the one that it came for first.
+func TestSharedLayerAfterRestart(t *testing.T) {
+	needRoot(t)
+	r := newRegistry(t)
+	shared := r.lazyLayer(t, moreFiles)
+	var images []*image
+	for i := range 8 { // with two snapshots each, so numbers of two digits are among them
+		images = append(images, r.image(t, fmt.Sprintf("app%d", i), r.lazyLayer(t, map[string]string{"app": strconv.Itoa(i)}), shared))
+	}
+	// So that no other order that snapshots may come in begins with the same one.
+	slices.SortFunc(images, func(a, b *image) int { return strings.Compare(b.top(), a.top()) })
+	s := newStand(t, fs.Auto, t.TempDir())
+	ctx, sn := namespace(t, "test"), throughMetadata(s)
+	for _, img := range images {
+		if unpacked, err := img.pull(ctx, sn, img.ref); err != nil || len(unpacked) > 0 {
+			t.Fatalf("unpacked %v, %v", unpacked, err)
+		}
+	}
+	for range 4 {
+		for _, l := range s.fs.Status() {
+			if l.Digest == shared.desc.Digest && l.Image != images[0].ref {
+				t.Errorf("the shared layer goes by %s, want %s", l.Image, images[0].ref)
+			}
+		}
+		s.stop(t)
+		s.start(t)
+	}
 }
 
 // TestSymlinkedRoot has all folders behind a symlink, which the kernel does not

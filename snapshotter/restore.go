@@ -1,11 +1,15 @@
 package snapshotter
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -63,21 +67,21 @@ func (s *Snapshotter) remount(ctx context.Context, src fs.Source) error {
 }
 
 // layers lists the layers of all remote snapshots, with what each image says
-// of them: most are in one image, or mean the same in all.
+// of them, in the order in which they came: most are in one image, or mean the
+// same in all.
 func (s *Snapshotter) layers(ctx context.Context) (map[digest.Digest][]fs.Source, error) {
-	infos := make(map[string]snapshots.Info)
-	err := s.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		infos[info.Name] = info
-		return nil
-	})
+	infos, names, err := s.oldestFirst(ctx)
+	if err != nil {
+		return nil, err
+	}
 	layers := make(map[digest.Digest][]fs.Source)
-	for _, info := range infos {
-		snap := snapshot{info: info}
+	for _, name := range names {
+		snap := snapshot{info: infos[name]}
 		if !snap.remote() {
 			continue
 		}
 		var parent *snapshots.Info
-		if p, ok := infos[info.Parent]; ok {
+		if p, ok := infos[snap.info.Parent]; ok {
 			parent = &p
 		}
 		src := snap.on(parent).source()
@@ -85,5 +89,33 @@ func (s *Snapshotter) layers(ctx context.Context) (map[digest.Digest][]fs.Source
 			layers[src.Digest] = append(layers[src.Digest], src)
 		}
 	}
-	return layers, err
+	return layers, nil
+}
+
+// oldestFirst returns all snapshots by name, and the names in the order in which
+// the snapshots were made. Their numbers tell it: a clock may be set back.
+func (s *Snapshotter) oldestFirst(ctx context.Context) (infos map[string]snapshots.Info, names []string, err error) {
+	infos = make(map[string]snapshots.Info)
+	var ids map[string]string
+	err = s.db.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
+		if ids, err = storage.IDMap(ctx); errdefs.IsNotFound(err) {
+			return nil // nothing was ever created
+		}
+		if err != nil {
+			return err
+		}
+		return storage.WalkInfo(ctx, func(_ context.Context, info snapshots.Info) error {
+			infos[info.Name] = info
+			return nil
+		})
+	})
+	for _, id := range slices.SortedFunc(maps.Keys(ids), compareNumbers) {
+		names = append(names, ids[id])
+	}
+	return infos, names, err
+}
+
+// compareNumbers compares numbers of snapshots, which are decimal.
+func compareNumbers(a, b string) int {
+	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
 }
