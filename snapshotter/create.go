@@ -177,6 +177,9 @@ func (s *Snapshotter) makeDirectory(snap storage.Snapshot, lowers []lower, ids *
 	if err := os.Mkdir(upper, 0o755); err != nil {
 		return err
 	}
+	if err := os.Chmod(upper, 0o755); err != nil { // it is a container's /, whatever umask the daemon has
+		return err
+	}
 	if snap.Kind == snapshots.KindActive {
 		if err := os.Mkdir(s.work(snap.ID), 0o711); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package snapshotter_test
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"os"
@@ -32,6 +33,40 @@ func TestOpaque(t *testing.T) {
 			t.Errorf("container sees %v, want %v", got, want)
 		}
 	})
+}
+
+// TestUmask has a daemon that keeps its files to itself: all users of a container may go into its root directory all the same.
+func TestUmask(t *testing.T) {
+	needRoot(t)
+	before := syscall.Umask(0o077)
+	t.Cleanup(func() { syscall.Umask(before) })
+	r := newRegistry(t)
+	img := r.image(t, "app", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, topFiles))
+	s := newStand(t, fs.Auto, t.TempDir())
+	ctx, sn := t.Context(), s.snapshotter
+	if _, err := img.pull(namespace(t, "test"), s.containerd(), "pull"); err != nil {
+		t.Fatal(err)
+	}
+	for _, parent := range []string{"", s.top(t)} {
+		for kind, create := range map[string]func(context.Context, string, string, ...snapshots.Opt) ([]mount.Mount, error){
+			"container": sn.Prepare, "view": sn.View,
+		} {
+			mounts, err := create(ctx, kind+" of "+parent, parent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = mount.WithTempMount(ctx, mounts, func(root string) error {
+				info, err := os.Stat(root)
+				if err == nil && info.Mode().Perm() != 0o755 {
+					t.Errorf("/ of a %s of %q is %v", kind, parent, info.Mode())
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 // TestRootless runs other tests as root of a user namespace, which has overlays with userxattr, and layers over FUSE only.
