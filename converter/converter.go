@@ -47,8 +47,8 @@ type Options struct {
 	// CompressionLevel is gzip's, 0 (stored) to 9, or, with toc.ZstdChunked, zstd's, 1 to 22, of which the encoder tells four
 	// apart (1, 3, 6, 10). nil means 9 and 3, as with stargz-snapshotter.
 	CompressionLevel *int
-	// ChunkSize is the most uncompressed bytes of a file in one chunk; 0 means the format's 4 MiB, and 256 KiB in layers of which Prefetch
-	// wants parts of files.
+	// ChunkSize is the most uncompressed bytes of a file in one chunk; 0 means 256 KiB, and up to 4 MiB in layers that
+	// would have many.
 	ChunkSize int
 	// MinChunkSize is the least bytes in one gzip stream, so that small files share one; 0 gives each its own. Only
 	// toc.EStargz has it: other readers of zstd:chunked expect one chunk in a frame.

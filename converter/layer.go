@@ -193,7 +193,7 @@ func (c *conversion) estargzOptions(sp *spooled, l *layer) []estargz.Option {
 	}
 	return []estargz.Option{
 		estargz.WithParallelism(parts),
-		estargz.WithChunkSize(cmp.Or(c.opts.ChunkSize, l.chunkSize())),
+		estargz.WithChunkSize(cmp.Or(c.opts.ChunkSize, chunkSize(sp.content))),
 		estargz.WithMinChunkSize(c.opts.MinChunkSize),
 		estargz.WithPrioritizedFiles(picked),
 		estargz.WithAllowPrioritizeNotFound(&l.skipped),

@@ -8,10 +8,6 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
-// partialChunkSize is the chunk size where parts of files are wanted. Measured with PyTorch, which reads 99 of the 537 MB of the files that it
-// opens: chunks of 4 MiB that have some of that are 160 MB compressed, of 1 MiB 132, of 256 KiB 95, of 64 KiB 63.
-const partialChunkSize = 256 << 10
-
 // users are files that containerd reads whenever it starts a container, to find the user in them: before anything that the container reads, so
 // lists that were recorded in it may not have them.
 var users = []string{"etc/passwd", "etc/group"}
@@ -27,14 +23,6 @@ func (l *layer) pick(list prefetch.List, names []string) {
 			l.picked = append(l.picked, prefetch.Pick{Name: name})
 		}
 	}
-}
-
-// chunkSize is that of a layer for which none is given; 0 means the format's own.
-func (l *layer) chunkSize() int {
-	if slices.ContainsFunc(l.picked, func(p prefetch.Pick) bool { return p.Ranges != nil }) {
-		return partialChunkSize
-	}
-	return 0
 }
 
 // listed says which of the chunks before the landmark are wanted: all but those of files of which the list names parts, where none of these

@@ -234,7 +234,7 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FS{
+	f := &FS{
 		opts:     o,
 		erofs:    erofs,
 		retry:    nativeRetry,
@@ -242,7 +242,9 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		patience: bringTimeout,
 		server:   srv,
 		slots:    make(map[digest.Digest]*slot),
-	}, nil
+	}
+	srv.begins = f.begins
+	return f, nil
 }
 
 // Lost is closed when somebody else has cut off the blob server, as umount -f does, or unmounted it while it was in use, as umount -l

@@ -190,6 +190,7 @@ func (f *FS) dismantle(m *mounted) error {
 // Wait returns when the prefetch lists of mounted layers are on disk, of long ones the beginning, or could not be fetched, or when
 // PrefetchTimeout has passed: then the container starts all the same. The error is ctx's, or fs.ErrNotExist if a layer is not mounted.
 func (f *FS) Wait(ctx context.Context, ds []digest.Digest) error {
+	f.starts(ds)
 	timeout := time.NewTimer(f.opts.PrefetchTimeout)
 	defer timeout.Stop()
 	for _, d := range ds {

@@ -58,6 +58,9 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (resu
 		if errors.Is(err, io.EOF) && n == len(buf) {
 			err = nil
 		}
+		if err == nil {
+			s.begins(l, start+off, buf[:n])
+		}
 		return err
 	})
 	switch {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/metadata"
@@ -23,6 +24,8 @@ type shown struct {
 	opaque   func() (dirs []string, only bool) // what has the xattr, and whether there is no other one
 	refused  atomic.Bool                       // its contents are not what they should be: nobody reads them
 	users    sync.WaitGroup                    // requests under way
+	chain    atomic.Pointer[[]digest.Digest]   // the layers of the image of its last container, the topmost first
+	begun    begun                             // objects that were seen to for their programs
 }
 
 // newShown opens the metadata image of l. The caller closes l if it fails; else close does. Log lines about the layer

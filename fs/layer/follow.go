@@ -19,10 +19,12 @@ const (
 
 	maxCursors = 8
 
-	// Where only what is read is wanted, who reads less than one in dense of the bytes that it goes past is not followed: compilers
-	// and interpreters read some of many files, and would be brought all that lies between. Nor is anybody by more than sparseAhead
-	// times what the link brings in a round trip: most of a window is in vain where a file ends.
-	dense       = 4
+	// Who reads less than one in dense of the bytes that it goes past is not followed: compilers and interpreters read some of many
+	// files, and would be brought all that lies between.
+	dense = 2
+
+	// Where only what is read is wanted, nobody is followed by more than sparseAhead times what the link brings in a round trip: most of a
+	// window is in vain where a file ends.
 	sparseAhead = 4
 )
 
@@ -32,7 +34,7 @@ type cursor struct {
 	next   int   // the chunk behind the last one that it read
 	front  int   // the first chunk that is not asked for on its behalf
 	steps  int   // how often it went forward
-	read   int64 // uncompressed bytes of the chunks that it read
+	read   int64 // bytes that it read
 	strays int   // chunks that it read and that are not on the layer's prefetch list, though they lie among those that are
 	passed int   // such chunks that it went past, the strays among them
 	all    bool  // it was found to read everything
@@ -47,10 +49,10 @@ type cursors struct {
 	time uint64
 }
 
-// follow looks whether whoever reads chunks [first, end) reads a layer from front to back, and if so fetches what comes next, in
+// follow looks whether whoever reads n bytes, in chunks [first, end), reads a layer from front to back, and if so fetches what comes next, in
 // a window that doubles as long as it goes on. missed is whether it has to wait. Of readers that come at the very same moment one
 // is looked at: it may take a while to find out what has to be fetched.
-func (l *Layer) follow(first, end int, missed bool) {
+func (l *Layer) follow(first, end int, n int64, missed bool) {
 	if !l.cursors.mu.TryLock() {
 		return
 	}
@@ -62,19 +64,19 @@ func (l *Layer) follow(first, end int, missed bool) {
 	if end > c.next {
 		c.strays += l.unlisted(max(first, c.next), end)
 		c.passed += l.unlisted(c.next, end)
-		c.read += l.dataOffset(end) - l.dataOffset(max(first, c.next))
 		c.next = end
 		c.steps++
 	}
+	c.read += n
 	c.front = max(c.front, c.next)
 	if c.steps < 2 || c.front == l.store.NumChunks() || l.distance(c.next, c.front) > c.window/2 {
 		return
 	}
+	if dense*c.read < l.dataOffset(c.next)-l.dataOffset(c.first) {
+		return
+	}
 	limit := min(aheadMax, l.scheduler.limit/aheadShare)
 	if l.sparse {
-		if dense*c.read < l.dataOffset(c.next)-l.dataOffset(c.first) {
-			return
-		}
 		limit = min(limit, max(c.window, sparseAhead*l.readAhead()))
 	}
 	c.window = min(2*c.window, limit)
@@ -157,10 +159,5 @@ func (l *Layer) fetchAhead(c *cursor) {
 			chunks = append(chunks, c.front)
 		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range l.spans(l.free(chunks), bounds{aheadRange, bridge}) {
-		f := l.launch(l.life, s, Prefetch)
-		l.flights.Go(func() { l.fly(f) })
-	}
+	l.bring(chunks, Prefetch)
 }

@@ -1,0 +1,128 @@
+package fs
+
+import (
+	"errors"
+	iofs "io/fs"
+	"path"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
+)
+
+// maxLinks is how many symlinks a path may lead over, as in the kernel.
+const maxLinks = 40
+
+// chain is the layers of an image, the topmost first, seen as overlayfs shows them. Who looks at it keeps its layers from being closed.
+type chain []*shown
+
+// withChain calls fn with the layers ds, as far as they are mounted.
+func (f *FS) withChain(ds []digest.Digest, fn func(chain)) {
+	var c chain
+	defer func() {
+		for _, l := range c {
+			l.users.Done()
+		}
+	}()
+	for _, d := range ds {
+		if m, err := f.lookup(d); err == nil {
+			if l, ok := f.server.enter(m.shown.id); ok {
+				c = append(c, l)
+			}
+		}
+	}
+	fn(c)
+}
+
+// place is an inode of a layer.
+type place struct {
+	*shown
+	nid uint64
+}
+
+// file finds a regular file that is not empty.
+func (c chain) file(name string) (extent, bool) {
+	dirs := [][]place{c.root()} // from the root down
+	var names []string          // of dirs but the root
+	links, rest := 0, path.Clean("/"+name)
+	for rest != "" {
+		first, after, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+		rest = after
+		if first == "" {
+			continue
+		}
+		if first == ".." {
+			if len(names) > 0 {
+				dirs, names = dirs[:len(dirs)-1], names[:len(names)-1]
+			}
+			continue
+		}
+		in, found := child(dirs[len(dirs)-1], first)
+		if len(found) == 0 {
+			return extent{}, false
+		}
+		switch in.Mode & unix.S_IFMT {
+		case unix.S_IFDIR:
+			dirs, names = append(dirs, found), append(names, first)
+		case unix.S_IFLNK:
+			target, err := found[0].image.Readlink(found[0].nid)
+			if links++; err != nil || links > maxLinks {
+				return extent{}, false
+			}
+			if strings.HasPrefix(target, "/") {
+				dirs, names = dirs[:1], nil
+			}
+			rest = strings.Trim(target, "/") + "/" + rest
+		case unix.S_IFREG:
+			return extent{found[0].shown, in.Offset, in.Size, "/" + path.Join(names...)}, strings.Trim(rest, "/") == "" && in.Size > 0
+		default:
+			return extent{}, false
+		}
+	}
+	return extent{}, false
+}
+
+func (c chain) root() (root []place) {
+	for _, l := range c {
+		root = append(root, place{l, l.image.Root()})
+	}
+	return root
+}
+
+// child finds what is called name in dirs, one directory in several layers: a directory may be in several too, anything else is in one.
+func child(dirs []place, name string) (first metadata.Inode, found []place) {
+	for _, d := range dirs {
+		nid, err := d.image.Lookup(d.nid, name)
+		if errors.Is(err, iofs.ErrNotExist) {
+			continue
+		}
+		in, inodeErr := d.image.Inode(nid)
+		if err != nil || inodeErr != nil || in.Mode&unix.S_IFMT == unix.S_IFCHR && in.Rdev == 0 { // a whiteout
+			break
+		}
+		dir := in.Mode&unix.S_IFMT == unix.S_IFDIR
+		if len(found) > 0 && !dir {
+			break
+		}
+		if len(found) == 0 {
+			first = in
+		}
+		found = append(found, place{d.shown, nid})
+		if opaque, err := d.image.Getxattr(nid, opaqueXattr); !dir || err == nil && string(opaque) == "y" {
+			break
+		}
+	}
+	return first, found
+}
+
+// first finds the first of some paths that is a file.
+func (c chain) first(paths []string) (extent, bool) {
+	for _, p := range paths {
+		if found, ok := c.file(p); ok {
+			return found, true
+		}
+	}
+	return extent{}, false
+}

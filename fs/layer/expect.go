@@ -1,0 +1,88 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+)
+
+// Extent is some bytes of the address space.
+type Extent struct{ Off, Size int64 }
+
+// Expect begins to fetch what is missing of extents, which somebody is about to read. It does not wait. With the priority Demand that is
+// as if somebody did read them, with Prefetch it gives way to those who do. A layer that is closed fetches nothing.
+func (l *Layer) Expect(extents []Extent, priority Priority) {
+	if l.begin() != nil {
+		return
+	}
+	defer l.alive.RUnlock()
+	l.expect(extents, priority)
+}
+
+// ReadExpected is ReadAt for one who is not a reader, but looks for what readers will want: it waits for what Expect would fetch,
+// and nothing is read ahead of it.
+func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := l.begin(); err != nil {
+		return 0, err
+	}
+	defer l.alive.RUnlock()
+	if off < 0 || off > l.store.Info().DataSize {
+		return 0, io.EOF
+	}
+	for _, chunk := range l.expect([]Extent{{off, int64(len(p))}}, Demand) {
+		select {
+		case <-chunk.done:
+			if chunk.err != nil {
+				return 0, l.wrap("read what is expected of", chunk.err)
+			}
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-l.life.Done():
+			return 0, l.wrap("read what is expected of", ErrClosed)
+		}
+	}
+	n, err := l.store.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = l.wrapAt("read", off+int64(n), err)
+	}
+	return n, err
+}
+
+// expect returns the chunks of extents that are in flight then.
+func (l *Layer) expect(extents []Extent, priority Priority) []*pending {
+	var chunks []int
+	for _, e := range extents {
+		first, end, present := l.chunksOf(e.Off, e.Size)
+		for i := first; i < end && !present; i++ {
+			if !l.store.Has(i) {
+				chunks = append(chunks, i)
+			}
+		}
+	}
+	slices.Sort(chunks)
+	chunks = slices.Compact(chunks)
+	l.bring(slices.Clone(chunks), priority)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var waits []*pending
+	for _, i := range chunks {
+		if p := l.pending[i]; p != nil {
+			waits = append(waits, p)
+		}
+	}
+	return waits
+}
+
+// bring begins to fetch those of chunks, in order, that are neither there nor under way, in ranges for which nobody waits yet.
+func (l *Layer) bring(chunks []int, priority Priority) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.spans(l.free(chunks), bounds{aheadRange, bridge}) {
+		f := l.launch(l.life, s, priority)
+		if priority == Demand {
+			f.wait() // for good: it goes on whether readers come or go
+		}
+		l.flights.Go(func() { l.fly(f) })
+	}
+}
