@@ -57,6 +57,10 @@ bench-quick: ## three workloads on one link, in ten minutes
 	.ci/install $(DEV) debootstrap
 	$(BENCH) -quick
 
+.PHONY: bench-steady
+bench-steady: ## reading what is there, from complete and from incomplete layers, in half an hour (SYSTEMS= PEERS= REPEAT= BENCHFLAGS=)
+	$(MAKE) bench ONLY='^steady/.*complete, '
+
 .PHONY: bench-compare
 bench-compare: ## compare the ratios of out/bench/report.json with those of OLD=report.json
 	$(if $(OLD),,$(error say which report to compare with: make bench-compare OLD=report.json))

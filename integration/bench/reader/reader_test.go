@@ -108,7 +108,7 @@ func TestTree(t *testing.T) {
 	if text, err := os.ReadFile(list); err != nil || json.Unmarshal(text, &s) != nil {
 		t.Fatal(err)
 	}
-	if want := []string{dir + "/usr/b/one", dir + "/usr/c/two"}; s.Large != dir+"/usr/a/big" || !slices.Equal(s.Small, want) {
+	if want := []string{dir + "/usr/b/one", dir + "/usr/c/two"}; s.Large != dir+"/usr/a/big" || s.LargeSize != smallest+1 || !slices.Equal(s.Small, want) {
 		t.Errorf("survey: %+v", s)
 	}
 	if r := do(t, small, list); r.Amount != 2 || r.Check != "2 files, "+sumOf(small1+small2) {

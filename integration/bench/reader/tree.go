@@ -18,8 +18,9 @@ const smallest = 32 << 10
 
 // found is the content of a survey.
 type found struct {
-	Large string   `json:"large"` // path of the largest file
-	Small []string `json:"small"` // paths of the small ones, in the order of the walk
+	Large     string   `json:"large"`      // path of the largest file
+	LargeSize int64    `json:"large_size"` // its bytes
+	Small     []string `json:"small"`      // paths of the small ones, in the order of the walk
 }
 
 // survey is for another container to use, so that what it lists is not in memory there already. The walk is in lexical order.
@@ -31,11 +32,10 @@ func survey(_ context.Context, args []string) (reading, error) {
 	if err != nil {
 		return reading{}, err
 	}
-	var s found
-	largest := int64(-1)
+	s := found{LargeSize: -1}
 	err = files(args[0], func(path string, size int64) error {
-		if size > largest {
-			s.Large, largest = path, size
+		if size > s.LargeSize {
+			s.Large, s.LargeSize = path, size
 		}
 		if size <= smallest && len(s.Small) < limit {
 			s.Small = append(s.Small, path)

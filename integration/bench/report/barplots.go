@@ -87,7 +87,7 @@ func scaled(s result.Summary, u unit) result.Summary {
 	return s
 }
 
-// steadyFigure shows the operations that are judged by m: a chart for each operation and case.
+// steadyFigure shows the operations that are judged by m: a chart for each operation and each of its cases.
 func (d *document) steadyFigure(rows []*result.Row, m result.Measure, title string) *figure {
 	names, cases := d.here(rows), distinct(rows, kase)
 	title = "Steady state: " + title + ", and ratio to " + result.Baseline
@@ -99,10 +99,11 @@ func (d *document) steadyFigure(rows []*result.Row, m result.Measure, title stri
 		f.cols = 2
 	}
 	for _, operation := range distinct(rows, subject) {
-		for _, c := range cases {
+		of := choose(rows, subject, operation)
+		for _, c := range distinct(of, kase) {
 			var b bars
 			for _, name := range names {
-				b = append(b, d.plainBar(find(choose(rows, subject, operation), c, name), m))
+				b = append(b, d.plainBar(find(of, c, name), m))
 			}
 			f.add(b, operation+": "+c, names)
 		}

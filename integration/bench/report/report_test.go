@@ -59,6 +59,7 @@ func checkText(t *testing.T, text string) {
 		"throughput":             "| sluice | 900 (810–990), 0.90× | 500 (450–550), 1.00× |\n",
 		"steady failed":          "| peer\\|one | FAILED 3 of 3 | – |\n",
 		"steady reason":          "- peer\\|one, complete, cold: FAILED 3 of 3: mount: \\_\\_no\\_\\_\n",
+		"incomplete layers":      "| s | complete, cold | incomplete, cold |\n|---|---:|---:|\n| overlayfs | 2.00 (1.80–2.20) | 2.00 (1.80–2.20) |\n| sluice | 1.00 (0.900–1.10), 0.50× | 1.50 (1.35–1.65), 0.75× |\n",
 		"operations":             "### random 4 KiB read, operations/s\n",
 		"scaling sorted by X":    "| s | 1 | 10 | 100 |\n",
 		"scaling floor":          "| s | 1 | 10 | 100 |\n|---|---:|---:|---:|\n| overlayfs | 4.00× of 0.500 (20.0 MB, 10 trips) |",
@@ -74,7 +75,7 @@ func checkText(t *testing.T, text string) {
 		"more of something":      "needs least: 1\n\n- cold/redis/10 ms, 100 MB/s/sluice esgz: 60.0 MB until ready (peer\\|one 36.0), 0.500 s of CPU (peer\\|one 0.300)\n\n",
 		"failed is not ahead":    "- cold/py\\|thon/10 ms, 100 MB/s/sluice zstd: FAILED 1 of 3: exit 1 \\| no space left\n",
 		"count of what is ahead": "## Not ahead\n\n",
-		"ahead":                  "Sluice is ahead of all others in 13 rows, in 5 of which there is another than overlayfs; in 1 there is none to compare with.\n\n",
+		"ahead":                  "Sluice is ahead of all others in 14 rows, in 5 of which there is another than overlayfs; in 1 there is none to compare with.\n\n",
 		"behind or failed":       "Rows in which another is ahead, or Sluice failed: 4\n\n",
 		"level":                  "Rows in which Sluice is level with another, and none is ahead: 2\n\n",
 	} {
@@ -156,6 +157,12 @@ func checkPlots(t *testing.T, dir, text string) {
 	for _, name := range []string{"cold-10-ms-100-mb-s.svg", "cold-10-ms-100-mb-s-2.svg", "steady-throughput.png", "scaling-layers.svg"} {
 		if !linked[name] {
 			t.Errorf("no %s", name)
+		}
+	}
+	charts, err := os.ReadFile(filepath.Join(dir, "steady-time.svg"))
+	for name, want := range map[string]bool{"find: incomplete, cold": true, "tar: incomplete, cold": false} {
+		if err != nil || bytes.Contains(charts, []byte(name)) != want {
+			t.Errorf("a chart of %s: %v, %v", name, !want, err)
 		}
 	}
 }

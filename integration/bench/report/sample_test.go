@@ -126,6 +126,8 @@ func steadyRows() []*result.Row {
 		failed(repeated(steadyRow("tar", "complete, cold", peer, result.Seconds, leak), map[result.Measure]float64{result.RSS: leak * 1e6}), "no"),
 		steadyRow("find", "complete, cold", "overlayfs", result.Seconds, 2),
 		steadyRow("find", "complete, cold", "sluice", result.Seconds, 1),
+		steadyRow("find", "incomplete, cold", "overlayfs", result.Seconds, 2),
+		steadyRow("find", "incomplete, cold", "sluice", result.Seconds, 1.5),
 	}
 }
 

@@ -8,7 +8,9 @@ import (
 
 const steadyText = "In a *first read* nothing of the contents is on the node; Sluice's fetching in the background is off, so that what comes is what " +
 	"the operation asks for. Other lazy snapshotters are as they are configured. Overlayfs has unpacked everything by then, in a pull that " +
-	"is not timed here: its first read is one from disk. The times of *find* and *tar* include passing on what they print through a pipe."
+	"is not timed here: its first read is one from disk. In *incomplete* states everything that is read has come before, and " +
+	"the rest of the layers has not, with the background off as well; overlayfs, which knows no such state, is measured once more in turn. *Little memory* " +
+	"is half as much as the file has bytes, for the container and the page cache of what it reads. The times of *find* and *tar* include passing on what they print through a pipe."
 
 // steady writes the section for the use of mounts: plots per kind of measure, and a table per operation.
 func (d *document) steady() error {

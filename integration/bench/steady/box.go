@@ -55,6 +55,7 @@ type job struct {
 	args      []string        // of the reader: an operation
 	times     int
 	limit     time.Duration // of each time
+	memory    int64         // bytes that the container may have, with the page cache of what it reads; 0 means no limit
 }
 
 // run returns an outcome for each of the times.
@@ -69,6 +70,9 @@ func (b *box) run(ctx context.Context, n *stack.Node, j job) []outcome {
 	c.Flags = []string{
 		"--mount", "type=bind,src=" + b.bench("") + ",dst=/bench,options=rbind:ro",
 		"--mount", "type=bind,src=" + b.out("") + ",dst=/out,options=rbind:rw",
+	}
+	if j.memory > 0 {
+		c.Flags = append(c.Flags, "--memory-limit", strconv.FormatInt(j.memory, 10))
 	}
 	c.Args = append([]string{"/bench/reader", "-out", "/out/readings", "-times", strconv.Itoa(j.times), "-limit", j.limit.String()}, j.args...)
 	_, failed := n.Run(ctx, c)
@@ -99,7 +103,7 @@ func (b *box) readings() ([]reading, error) {
 // survey finds what there is to read in an image.
 func (b *box) survey(ctx context.Context, n *stack.Node, c stack.Container) (f findings) {
 	args := []string{"survey", "/usr", "/out/" + surveyName, strconv.Itoa(smallFiles)}
-	if o := b.run(ctx, n, job{c, args, 1, limit})[0]; o.err != nil {
+	if o := b.run(ctx, n, job{container: c, args: args, times: 1, limit: limit})[0]; o.err != nil {
 		f.err = fmt.Errorf("survey: %w", o.err)
 		return f
 	}

@@ -24,9 +24,13 @@ import (
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
-const largeSize = 9<<20 + 4
+// The large file ends with zeros, so that it is large enough for a container with memory for half of it.
+const (
+	noiseSize = 9<<20 + 4
+	largeSize = 2 * leastMemory
+)
 
-// layout makes an image of one layer: a large file and enough small ones. Another seed makes other contents of the same sizes.
+// layout makes an image of one layer: a large file, enough small ones, and before them one that no operation reads. Another seed makes other contents of the same sizes.
 func layout(t *testing.T, seed uint64) *images.Image {
 	t.Helper()
 	var blob bytes.Buffer
@@ -43,9 +47,10 @@ func layout(t *testing.T, seed uint64) *images.Image {
 		check(t, err)
 	}
 	large, r := make([]byte, largeSize), rand.New(rand.NewPCG(seed, 0))
-	for i := 0; i < len(large); i += 4 {
+	for i := 0; i < noiseSize; i += 4 {
 		binary.NativeEndian.PutUint32(large[i:], r.Uint32())
 	}
+	file("unread", large[:noiseSize])
 	file("usr/large", large)
 	for i := range smallFiles + 1 {
 		file(fmt.Sprintf("usr/small/%05d", i), fmt.Appendf(nil, "%d of %d\n", i, seed))

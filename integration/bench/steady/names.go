@@ -8,7 +8,7 @@ import (
 func Names() []string {
 	var names []string
 	for _, op := range (&runner{Options: Options{Torch: true}}).operations() {
-		for _, kase := range []string{FirstRead, CompleteCold, CompleteWarm} {
+		for _, kase := range op.cases {
 			names = append(names, rowName(op, kase))
 		}
 	}

@@ -21,17 +21,17 @@ func (r *runner) start(ctx context.Context, i int) {
 	}
 	n, err := r.filled(ctx, i)
 	if err != nil {
-		r.failLocal(ctx, i, err)
+		r.failAt(ctx, i, r.local, err)
 		return
 	}
 	r.nodes[i] = n
 	r.Progress("%s has everything", r.Systems[i].Name)
 }
 
-// failLocal fails all rows that a system's node with everything local is for.
-func (r *runner) failLocal(ctx context.Context, i int, err error) {
+// failAt fails all rows of a system that are measured in one kind of place.
+func (r *runner) failAt(ctx context.Context, i int, there func(place) bool, err error) {
 	for p, row := range r.rows {
-		if p.system == i && r.local(p) && ctx.Err() == nil {
+		if p.system == i && there(p) && ctx.Err() == nil {
 			r.fail(row, err)
 		}
 	}
@@ -59,7 +59,7 @@ func (r *runner) filled(ctx context.Context, i int) (_ *stack.Node, err error) {
 	if err := n.Pull(ctx, c); err != nil {
 		return nil, err
 	}
-	if o := r.box.run(ctx, n, job{c, []string{"all", "/"}, 1, longLimit})[0]; o.err != nil {
+	if o := r.box.run(ctx, n, job{container: c, args: []string{"all", "/"}, times: 1, limit: longLimit})[0]; o.err != nil {
 		return nil, fmt.Errorf("read the whole image: %w", o.err)
 	}
 	if s := r.Systems[i]; s.Mount != "" {
@@ -132,7 +132,7 @@ func (r *runner) survey(ctx context.Context) {
 		r.findings = r.box.survey(ctx, n, r.container(0))
 	}
 	if r.Large != "" {
-		r.findings.Large = r.Large
+		r.findings.Large, r.findings.LargeSize = r.Large, 0
 	}
 }
 
@@ -154,12 +154,17 @@ func (r *runner) fresh(ctx context.Context, i int, op operation) (o outcome) {
 
 // close closes the nodes. What only shows then, as a panic in the daemon's log, makes all that was measured there worthless.
 func (r *runner) close() {
-	for i, n := range r.nodes {
+	r.closeAll(r.nodes, r.local)
+	r.closeAll(r.partial, r.incomplete)
+}
+
+func (r *runner) closeAll(nodes []*stack.Node, there func(place) bool) {
+	for i, n := range nodes {
 		if n == nil {
 			continue
 		}
 		if err := n.Close(); err != nil {
-			r.failLocal(context.Background(), i, err)
+			r.failAt(context.Background(), i, there, err)
 		}
 	}
 }

@@ -33,6 +33,7 @@ func TestSteady(t *testing.T) {
 	reg := registry(t, 1, 2)
 	t.Run("measured", func(t *testing.T) { testMeasured(t, reg) })
 	t.Run("failed", func(t *testing.T) { testFailed(t, reg) })
+	t.Run("memory", func(t *testing.T) { testMemory(t, reg) })
 }
 
 func testMeasured(t *testing.T, reg *stack.Registry) {
@@ -44,9 +45,16 @@ func testMeasured(t *testing.T, reg *stack.Registry) {
 		"steady/mmap fault-in/complete, cold":         result.Throughput,
 		"steady/10,000 small files/complete, cold":    result.Seconds,
 		"steady/10,000 small files/complete, warm":    result.Seconds,
+		"steady/sequential read/incomplete, cold":     result.Throughput,
+		"steady/10,000 small files/incomplete, cold":  result.Seconds,
+		"steady/10,000 small files/incomplete, warm":  result.Seconds,
 		"steady/import torch/complete, warm":          "", // the image has no torch
+		"steady/tar/incomplete, cold":                 "", // it would complete them
 		"steady/something else/complete, warm":        "",
 		"steady/sequential read/of another dimension": "",
+
+		"steady/random 4 KiB read, little memory/complete, cold":   result.Rate,
+		"steady/random 4 KiB read, little memory/incomplete, cold": "", // a server's memory has no limit
 	}
 	o := options(t, reg, slices.Collect(maps.Keys(want))...)
 	check(t, Run(t.Context(), o))
@@ -55,7 +63,11 @@ func testMeasured(t *testing.T, reg *stack.Registry) {
 		parts := strings.Split(name, "/")
 		for _, s := range o.Systems {
 			row := o.Report.Find(result.Steady, parts[1], parts[2], s.Name)
-			if wanted := measure != "" && (!s.Local || parts[2] != FirstRead); (row != nil) != wanted {
+			wanted := measure != "" && (!s.Local || strings.HasPrefix(parts[2], "complete"))
+			if strings.HasSuffix(parts[1], "little memory") && (s.Mount == "fuse" || s.Mount == "erofs-fuse") {
+				wanted = false
+			}
+			if (row != nil) != wanted {
 				t.Errorf("%s of %s: %+v", name, s.Name, row)
 			}
 			if row == nil {
@@ -85,15 +97,18 @@ func sane(m result.Measure, v float64) bool {
 
 func testFailed(t *testing.T, reg *stack.Registry) {
 	const sequential, find = "steady/sequential read/complete, cold", "steady/find/complete, warm"
-	o := options(t, reg, sequential, find, "steady/sequential read/first read")
+	const partial, squeezed = "steady/sequential read/incomplete, warm", "steady/random 4 KiB read, little memory/complete, cold"
+	o := options(t, reg, sequential, find, partial, squeezed, "steady/sequential read/first read")
 	o.Large = "/usr/small/00000"
 	sluice := o.Systems[2]
 	other := sluice
 	other.Name, other.Form = "another image", "other"
 	absent := sluice
 	absent.Name, absent.Form, absent.First = "no image", "absent", system.System{}
+	otherwise := sluice
+	otherwise.Name, otherwise.Incomplete = "mounted otherwise", "erofs"
 	broken := System{System: system.Sluice("broken", system.ESGZ, "mount = \"so\"\n")}
-	o.Systems = []System{o.Systems[0], other, absent, broken}
+	o.Systems = []System{o.Systems[0], other, absent, otherwise, broken}
 	o.Ref = func(f system.Form) string {
 		if f == "other" {
 			return reg.Ref(tag(2, system.ESGZ))
@@ -110,6 +125,12 @@ func testFailed(t *testing.T, reg *stack.Registry) {
 		{"find", CompleteWarm, "another image", "find"},
 		{"sequential read", CompleteCold, "no image", "not found"},
 		{"sequential read", FirstRead, "no image", "not found"},
+		{"sequential read", IncompleteWarm, result.Baseline, ""},
+		{"sequential read", IncompleteWarm, "another image", "but overlayfs read 7 bytes"},
+		{"sequential read", IncompleteWarm, "no image", "not found"},
+		{"sequential read", IncompleteWarm, "mounted otherwise", `is lazy, mounted as "erofs-fuse"`},
+		{"sequential read", CompleteCold, "mounted otherwise", ""},
+		{"random 4 KiB read, little memory", CompleteCold, result.Baseline, "has 0 bytes"}, // it is not known
 		{"find", CompleteWarm, "broken", "start broken"},
 		{"sequential read", FirstRead, "broken", "start broken"},
 	} {
@@ -121,6 +142,24 @@ func testFailed(t *testing.T, reg *stack.Registry) {
 			t.Errorf("%+v: %+v", c, row)
 		case c.want != "" && !strings.Contains(row.Failed[0], c.want):
 			t.Errorf("%+v: failed with %q", c, row.Failed)
+		}
+	}
+}
+
+// testMemory runs a container that has too little memory, and one that has enough.
+func testMemory(t *testing.T, reg *stack.Registry) {
+	b, err := newBox(t.Context())
+	check(t, err)
+	t.Cleanup(func() { check(t, b.remove()) })
+	n, err := system.Overlayfs.Start(t.Context(), reg)
+	check(t, err)
+	t.Cleanup(func() { check(t, n.Close()) })
+	c := stack.Container{Ref: reg.Ref(tag(1, system.Plain))}
+	check(t, n.Pull(t.Context(), c))
+	for bytes, ends := range map[int64]bool{0: false, 1 << 20: true, leastMemory: false} {
+		o := b.run(t.Context(), n, job{container: c, args: []string{"sequential", "/usr/large"}, times: 1, limit: limit, memory: bytes})[0]
+		if (o.err != nil) != ends {
+			t.Errorf("with %d bytes: %+v", bytes, o)
 		}
 	}
 }
@@ -172,8 +211,8 @@ func TestNone(t *testing.T) {
 	None(o, errors.New("no such image"))
 	want := 0
 	for _, s := range o.Systems {
-		if want += 3; s.Local {
-			want--
+		if want += 5; s.Local {
+			want -= 3
 		}
 	}
 	if n := len(o.Report.Rows); n != want {
