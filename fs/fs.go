@@ -243,7 +243,10 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		server:   srv,
 		slots:    make(map[digest.Digest]*slot),
 	}
-	srv.begins = f.begins
+	srv.wasRead = func(l *shown, off int64, p []byte) {
+		f.readFar(l)
+		f.begins(l, off, p)
+	}
 	return f, nil
 }
 
