@@ -105,6 +105,7 @@ func (s *Snapshotter) create(ctx context.Context, c creation) ([]mount.Mount, er
 	if c.wait {
 		s.awaitPrefetch(ctx, chain)
 	}
+	s.bare(chain)
 	var mounts []mount.Mount
 	err = s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
 		snap, err := storage.CreateSnapshot(ctx, c.kind, c.key, c.parent, snapshots.WithLabels(c.info.Labels))

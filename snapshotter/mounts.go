@@ -50,6 +50,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err := s.ensure(ctx, chain); err != nil {
 		return nil, err
 	}
+	s.bare(chain)
 	lowers, err := s.lowers(chain, snap.ID)
 	if err != nil {
 		return nil, err

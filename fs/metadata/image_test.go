@@ -175,20 +175,23 @@ func TestPathsWith(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		root  *Node
+		limit int
 		paths []string
 		only  bool
 	}{
-		"none":      {wideTree(10_000), nil, true},
-		"root":      {with(dir(0o755, nil), "user.a"), []string{""}, true},
-		"one":       {tree(file(0, 1<<12)), []string{"/a"}, true},
-		"file":      {tree(with(file(0, 1<<12), "user.a")), []string{"/a", "/d/x"}, true},
-		"directory": {tree(with(dir(0o755, map[string]*Node{"y": with(dir(0o755, nil), "user.a")}), "user.a")), []string{"/a", "/d/x", "/d/x/y"}, true},
-		"another":   {tree(with(file(0, 1<<12), "user.b")), nil, false},
-		"two":       {tree(with(file(0, 1<<12), "user.a", "user.b")), nil, false},
+		"none":      {wideTree(10_000), 0, nil, true},
+		"root":      {with(dir(0o755, nil), "user.a"), 0, []string{""}, true},
+		"one":       {tree(file(0, 1<<12)), 2, []string{"/a"}, true},
+		"file":      {tree(with(file(0, 1<<12), "user.a")), 6, []string{"/a", "/d/x"}, true},
+		"directory": {tree(with(dir(0o755, map[string]*Node{"y": with(dir(0o755, nil), "user.a")}), "user.a")), 12, []string{"/a", "/d/x", "/d/x/y"}, true},
+		"too much":  {tree(with(file(0, 1<<12), "user.a")), 5, nil, false},
+		"too long":  {tree(file(0, 1<<12)), 1, nil, false},
+		"another":   {tree(with(file(0, 1<<12), "user.b")), 12, nil, false},
+		"two":       {tree(with(file(0, 1<<12), "user.a", "user.b")), 12, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			paths, only := open(t, image(t, tt.root, 10_000<<12)).PathsWith("user.a")
-			if only != tt.only || only && !slices.Equal(paths, tt.paths) {
+			paths, only := open(t, image(t, tt.root, 10_000<<12)).PathsWith("user.a", tt.limit)
+			if only != tt.only || !slices.Equal(paths, tt.paths) {
 				t.Errorf("%q, %v, want %q, %v", paths, only, tt.paths, tt.only)
 			}
 		})
