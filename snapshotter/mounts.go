@@ -84,18 +84,14 @@ func (s *Snapshotter) stillActive(ctx context.Context, key, id string) error {
 // more than one. ids is nil if they are to be as they are.
 func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower, ids *idMap) ([]mount.Mount, error) {
 	readonly := snap.Kind == snapshots.KindView
-	lowers = topmost(lowers)
+	lowers = s.stack(snap, lowers, ids)
 	switch {
 	case len(lowers) == 0 && readonly:
 		return bind(s.upper(snap.ID), "ro"), nil
 	case len(lowers) == 0: // the directory has the owner that it is to have
 		return bind(s.upper(snap.ID), "rw"), nil
-	case len(lowers) == 1 && readonly && ids == nil:
-		return bind(lowers[0].path, "ro"), nil
 	case len(lowers) == 1 && readonly:
-		// containerd does not map a read-only bind mount, and overlayfs wants
-		// two directories: the view's own is empty.
-		lowers = append(lowers, lower{id: snap.ID, path: s.upper(snap.ID)})
+		return bind(lowers[0].path, "ro"), nil
 	}
 	var options []string
 	if ids != nil {
@@ -115,6 +111,17 @@ func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower, ids *idMap) 
 	options = append(options, "lowerdir="+strings.Join(dirs, ":"))
 	options = append(options, s.overlay...)
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
+}
+
+// stack returns the lower directories of a snapshot's mount.
+func (s *Snapshotter) stack(snap storage.Snapshot, lowers []lower, ids *idMap) []lower {
+	lowers = topmost(lowers)
+	if len(lowers) == 1 && snap.Kind == snapshots.KindView && ids != nil {
+		// containerd does not map a read-only bind mount, and overlayfs wants
+		// two directories: the view's own is empty.
+		lowers = append(lowers, lower{id: snap.ID, path: s.upper(snap.ID)})
+	}
+	return lowers
 }
 
 // upperOptions make an overlay writable.
