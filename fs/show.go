@@ -28,6 +28,17 @@ func (f *FS) Path(d digest.Digest, holder string) (string, error) {
 	return path, nil
 }
 
+// HasWhiteouts reports whether a mounted layer takes names from those below it, or that cannot be told. It takes as long as a walk through
+// the layer.
+func (f *FS) HasWhiteouts(d digest.Digest) bool {
+	l, ok := f.enter(d)
+	if !ok {
+		return true
+	}
+	defer l.users.Done()
+	return l.image.HasWhiteouts()
+}
+
 // Drop ends what Path has promised to holder, for all layers.
 func (f *FS) Drop(holder string) {
 	for _, m := range f.all() {

@@ -3,7 +3,6 @@ package snapshotter
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -134,18 +133,6 @@ func (s *Snapshotter) upperOptions(id string) ([]string, error) {
 		return options, nil
 	}
 	return append(options, "volatile"), s.beginVolatile(id)
-}
-
-// topmost leaves out directories that stand further up as well: one image may
-// have a layer twice (empty ones are all the same), and overlayfs refuses to.
-// The upper one has all entries and whiteouts of the lower one.
-func topmost(lowers []lower) []lower {
-	seen := make(map[string]bool)
-	return slices.DeleteFunc(slices.Clone(lowers), func(l lower) bool {
-		again := seen[l.path]
-		seen[l.path] = true
-		return again
-	})
 }
 
 func bind(source, mode string) []mount.Mount {

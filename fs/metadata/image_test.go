@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRoundTrip(t *testing.T) {
@@ -193,6 +195,28 @@ func TestPathsWith(t *testing.T) {
 			paths, only := open(t, image(t, tt.root, 10_000<<12)).PathsWith("user.a", tt.limit)
 			if only != tt.only || !slices.Equal(paths, tt.paths) {
 				t.Errorf("%q, %v, want %q, %v", paths, only, tt.paths, tt.only)
+			}
+		})
+	}
+}
+
+func TestHasWhiteouts(t *testing.T) {
+	device := func(mode uint32, rdev uint64) *Node {
+		return dir(0o755, map[string]*Node{"a": dir(0o755, nil), "d": dir(0o755, map[string]*Node{"x": {Mode: mode, Rdev: rdev}})})
+	}
+	for name, tt := range map[string]struct {
+		root *Node
+		want bool
+	}{
+		"none":         {wideTree(10_000), false},
+		"whiteout":     {device(unix.S_IFCHR, 0), true},
+		"with a mode":  {device(unix.S_IFCHR|0o600, 0), true},
+		"null":         {device(unix.S_IFCHR, unix.Mkdev(1, 3)), false},
+		"block device": {device(unix.S_IFBLK, 0), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := open(t, image(t, tt.root, 10_000<<12)).HasWhiteouts(); got != tt.want {
+				t.Errorf("%v, want %v", got, tt.want)
 			}
 		})
 	}

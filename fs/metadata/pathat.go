@@ -44,6 +44,16 @@ func (im *Image) PathsWith(name string, limit int) (paths []string, only bool) {
 	return paths, true
 }
 
+// HasWhiteouts reports whether something in the image is what overlayfs takes for a whiteout, or that cannot be told. It walks up to the
+// whole tree.
+func (im *Image) HasWhiteouts() bool {
+	defer im.trim()
+	s := im.search(func(_ *search, in located, err error) bool {
+		return err != nil || in.Mode&unix.S_IFMT == unix.S_IFCHR && in.Rdev == 0
+	})
+	return s.run() || s.err != nil || s.left <= 0
+}
+
 // search is a walk, depth first. A damaged image may have cycles and directories that share their entries, so it enters a
 // directory once and looks at no more entries than the image can hold.
 type search struct {
