@@ -18,6 +18,17 @@ import (
 // opaqueXattr hides what the layers below have in a directory.
 const opaqueXattr = "trusted.overlay.opaque"
 
+// Beyond these bounds a layer has its xattrs without a look at whether they are needed: no builder makes so many opaque directories, and
+// who waits for an answer is a container that is to start.
+const (
+	// maxOpaque is bytes of the paths of a layer's opaque directories, which stay in memory. A layer of the benchmark's torch has 600: that
+	// is 400 bytes for each.
+	maxOpaque = 256 << 10
+
+	// maxLookups is names, of those directories in all layers below together. For 600 with seven names it is 31 layers.
+	maxLookups = 128 << 10
+)
+
 // bare is a server for a connection without xattrs.
 type bare struct{ *server }
 
@@ -31,37 +42,60 @@ func (bare) ListXAttr(<-chan struct{}, *fuse.InHeader, []byte) (uint32, fuse.Sta
 	return 0, fuse.OK
 }
 
-// barePath is the same tree as at path without xattrs, where there is one and an overlay of the layer on those below looks the same by it:
-// overlayfs itself marks all new directories opaque, and nothing is hidden by most of them.
-func (f *FS) barePath(path string, d digest.Digest, below []digest.Digest) string {
-	if f.server.bare == nil || !f.needless(d, below) {
-		return path
+// Bare reports whether an overlay of a mounted layer on others looks the same without the layer's xattrs: then BarePath is for it. below are
+// those, "" for what is no mounted layer. Overlayfs itself marks all new directories opaque, and nothing is hidden by most of them. The
+// first time it takes as long as a walk through the layer.
+func (f *FS) Bare(d digest.Digest, below []digest.Digest) bool {
+	if f.server.bare == nil {
+		return false
 	}
-	return filepath.Join(f.server.bare.dir, filepath.Base(path))
+	l, ok := f.enter(d)
+	if !ok {
+		return false
+	}
+	defer l.users.Done()
+	dirs, only := l.opaque()
+	if !only || len(dirs) == 0 {
+		return only
+	}
+	return lookups(dirs)*len(below) <= maxLookups &&
+		!slices.ContainsFunc(below, func(d digest.Digest) bool { return f.mayHave(d, dirs) })
 }
 
-// needless reports whether the xattrs of a layer change nothing above those below.
-func (f *FS) needless(d digest.Digest, below []digest.Digest) bool {
-	var dirs []string
-	only := false
-	f.look(d, func(l *shown) { dirs, only = l.opaque() })
-	return only && (len(dirs) == 0 || !slices.ContainsFunc(below, func(d digest.Digest) bool {
-		hidden := true // in what is no mounted layer
-		f.look(d, func(l *shown) { hidden = slices.ContainsFunc(dirs, l.mayHave) })
-		return hidden
-	}))
+// BarePath is Path for an overlay that Bare has said yes to.
+func (f *FS) BarePath(d digest.Digest, holder string) (string, error) {
+	path, err := f.Path(d, holder)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(f.server.bare.dir, filepath.Base(path)), nil
 }
 
-// look calls fn with a mounted layer, which is not closed before it returns.
-func (f *FS) look(d digest.Digest, fn func(l *shown)) {
+// lookups is how many names have to be looked up for paths.
+func lookups(paths []string) (n int) {
+	for _, path := range paths {
+		n += strings.Count(path, "/")
+	}
+	return n
+}
+
+// mayHave reports whether a layer has something at one of the paths, or that cannot be told, as of one that is not mounted.
+func (f *FS) mayHave(d digest.Digest, paths []string) bool {
+	l, ok := f.enter(d)
+	if !ok {
+		return true
+	}
+	defer l.users.Done()
+	return slices.ContainsFunc(paths, l.mayHave)
+}
+
+// enter finds a mounted layer, and keeps it from being closed until users.Done.
+func (f *FS) enter(d digest.Digest) (*shown, bool) {
 	m, err := f.lookup(d)
 	if err != nil {
-		return
+		return nil, false
 	}
-	if l, ok := f.server.enter(m.shown.id); ok {
-		defer l.users.Done()
-		fn(l)
-	}
+	return f.server.enter(m.shown.id)
 }
 
 // mayHave reports whether there is something at path, or that cannot be told.

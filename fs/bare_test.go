@@ -2,8 +2,11 @@ package fs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -39,13 +42,29 @@ func bareNode(t *testing.T) (n *node, overlay string) {
 	bottom := buildBlob(t, []file{dir("both"), regular("both/below", []byte("below")), dir("hidden"), regular("hidden/file", nil)})
 	r := newRegistry(t, top, bottom)
 	n = newNode(t, Options{Mode: FUSE})
-	tops, bottoms := n.mountLayer(t, r.source(top)), n.mountLayer(t, r.source(bottom))
+	n.mountLayer(t, r.source(top))
+	n.mountLayer(t, r.source(bottom))
+	tops, bottoms := n.pathAbove(t, top.digest, bottom.digest), n.pathAbove(t, bottom.digest)
 	if filepath.Dir(tops) != n.server.full.dir || filepath.Dir(bottoms) != n.server.bare.dir {
 		t.Fatalf("the layers are at %s and %s", tops, bottoms)
 	}
 	overlay = filepath.Join(t.TempDir(), "overlay")
 	mountAt(t, overlay, "overlay", "overlay", 0, "index=off,xino=on,lowerdir="+tops+":"+bottoms+",upperdir="+t.TempDir()+",workdir="+t.TempDir())
 	return n, overlay
+}
+
+// pathAbove is what an overlay of a layer on others is made of.
+func (n *node) pathAbove(t *testing.T, d digest.Digest, below ...digest.Digest) string {
+	t.Helper()
+	show := n.Path
+	if n.Bare(d, below) {
+		show = n.BarePath
+	}
+	path, err := show(d, "holder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // TestBare: an overlay of both kinds of trees is as others are, but for the error that says that there is no xattr.
@@ -103,10 +122,7 @@ func TestBareAbove(t *testing.T) {
 			for _, l := range []blob{other, hidden, opaque} {
 				n.mountLayer(t, r.source(l))
 			}
-			path, err := n.PathAbove(opaque.digest, c.below, "holder")
-			if err != nil {
-				t.Fatal(err)
-			}
+			path := n.pathAbove(t, opaque.digest, c.below...)
 			if bare := filepath.Dir(path) == served(filepath.Join(n.root, "state"))[1]; bare != c.bare {
 				t.Errorf("%s, want without xattrs: %v", path, c.bare)
 			}
@@ -116,6 +132,46 @@ func TestBareAbove(t *testing.T) {
 			}
 			if got, err := unix.Llistxattr(filepath.Join(path, "a/new"), nil); got != size || err != nil {
 				t.Errorf("its list of xattrs has %d bytes, %v, want %d", got, err, size)
+			}
+		})
+	}
+}
+
+// TestBareBounds: what takes long to find out is not, and the tree has its xattrs.
+func TestBareBounds(t *testing.T) {
+	const depth, long = 10, 2000 // names and bytes of a path
+	parent := strings.Repeat(strings.Repeat("d", long/depth-1)+"/", depth-1)
+	opaque := func(dirs int) (files []file) {
+		for i := range dirs {
+			name := fmt.Sprintf("%s%0*d", parent, long/depth-1, i)
+			files = append(files, dir(name), regular(name+"/.wh..wh..opq", nil))
+		}
+		return files
+	}
+	most := buildBlob(t, opaque(maxOpaque/long))
+	more := buildBlob(t, opaque(maxOpaque/long+1))
+	other := buildBlob(t, []file{dir("a")})
+	r := newRegistry(t, most, more, other)
+	n := newNode(t, Options{Mode: FUSE})
+	for _, l := range []blob{most, more, other} {
+		n.mountLayer(t, r.source(l))
+	}
+	layers := maxLookups / (maxOpaque / long * depth)
+	for _, c := range []struct {
+		name  string
+		layer blob
+		below int
+		bare  bool
+	}{
+		{"most directories", most, 1, true},
+		{"more directories", more, 1, false},
+		{"more directories above nothing", more, 0, false},
+		{"most lookups", most, layers, true},
+		{"more lookups", most, layers + 1, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if bare := n.Bare(c.layer.digest, slices.Repeat([]digest.Digest{other.digest}, c.below)); bare != c.bare {
+				t.Errorf("needs no xattrs: %v, want %v", bare, c.bare)
 			}
 		})
 	}

@@ -19,11 +19,6 @@ func (f *FS) Mounted(d digest.Digest) bool {
 // Path returns the best folder of the moment that shows a mounted layer. It stays for holder until Drop; what was mounted
 // on top of it by then stays good in any case. The error is fs.ErrNotExist if the layer is not mounted.
 func (f *FS) Path(d digest.Digest, holder string) (string, error) {
-	return f.PathAbove(d, []digest.Digest{""}, holder)
-}
-
-// PathAbove is Path for an overlay of the layer on others. below are those, "" for what is no mounted layer.
-func (f *FS) PathAbove(d digest.Digest, below []digest.Digest, holder string) (string, error) {
 	m, err := f.lookup(d)
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
@@ -32,7 +27,18 @@ func (f *FS) PathAbove(d digest.Digest, below []digest.Digest, holder string) (s
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
-	return f.barePath(path, d, below), nil
+	return path, nil
+}
+
+// HasWhiteouts reports whether a mounted layer takes names from those below it, or that cannot be told. It takes as long as a walk through
+// the layer.
+func (f *FS) HasWhiteouts(d digest.Digest) bool {
+	l, ok := f.enter(d)
+	if !ok {
+		return true
+	}
+	defer l.users.Done()
+	return l.image.HasWhiteouts()
 }
 
 // Drop ends what Path has promised to holder, for all layers.

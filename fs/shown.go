@@ -43,7 +43,7 @@ func newShown(ctx context.Context, ref string, l *layer.Layer) (*shown, error) {
 		dataSize: info.DataSize,
 		layer:    l,
 		image:    im,
-		opaque:   sync.OnceValues(func() ([]string, bool) { return im.PathsWith(opaqueXattr) }),
+		opaque:   sync.OnceValues(func() ([]string, bool) { return im.PathsWith(opaqueXattr, maxOpaque) }),
 		logger:   log.G(ctx).WithFields(log.Fields{"image": ref, "layer": st.Digest()}),
 	}, nil
 }

@@ -18,6 +18,8 @@ type snapshot struct {
 	info snapshots.Info
 	// The chain IDs of the snapshot and of its parent, if they are known: what its layer has to be.
 	chain, below digest.Digest
+	// The layer of a remote one does without xattrs where it is in a chain: see bare.
+	bare bool
 }
 
 // chainOf is what containerd calls a committed snapshot: its own names are others, as are those of targets that are taken. known
@@ -109,25 +111,43 @@ func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
 	return s.fs.Contradicted(src)
 }
 
-// lowers returns the directory of each snapshot of a chain, topmost first. The
-// layers are mounted; their directories stay for the snapshot with number id.
-func (s *Snapshotter) lowers(chain []snapshot, id string) ([]lower, error) {
-	lowers := make([]lower, len(chain))
-	layers := make([]digest.Digest, len(chain)) // "" for a local one
+// bare finds out which layers of a chain do without xattrs. They are mounted. It may look at all files of a layer, which takes too long for
+// a transaction of the database.
+func (s *Snapshotter) bare(chain []snapshot) {
+	layers := digests(chain)
+	for i, layer := range layers {
+		chain[i].bare = layer != "" && s.fs.Bare(layer, layers[i+1:])
+	}
+}
+
+// digests are those of the layers of a chain, "" for a local one.
+func digests(chain []snapshot) []digest.Digest {
+	layers := make([]digest.Digest, len(chain))
 	for i, snap := range chain {
 		if snap.remote() {
 			layers[i] = snap.source().Digest
 		}
 	}
+	return layers
+}
+
+// lowers returns the directory of each snapshot of a chain, topmost first. The
+// layers are mounted; their directories stay for the snapshot with number id.
+func (s *Snapshotter) lowers(chain []snapshot, id string) ([]lower, error) {
+	lowers := make([]lower, len(chain))
 	paths := make(map[digest.Digest]string) // one for a layer that is there twice
 	for i, snap := range chain {
 		lowers[i] = lower{id: snap.id, path: s.upper(snap.id)}
 		if !snap.remote() {
 			continue
 		}
-		layer := layers[i]
+		layer := snap.source().Digest
 		if paths[layer] == "" {
-			path, err := s.fs.PathAbove(layer, layers[i+1:], id)
+			show := s.fs.Path
+			if snap.bare {
+				show = s.fs.BarePath
+			}
+			path, err := show(layer, id)
 			if err != nil {
 				return nil, unavailable(snap, err)
 			}

@@ -105,6 +105,7 @@ func (s *Snapshotter) create(ctx context.Context, c creation) ([]mount.Mount, er
 	if c.wait {
 		s.awaitPrefetch(ctx, chain)
 	}
+	s.bare(chain)
 	var mounts []mount.Mount
 	err = s.db.WithTransaction(ctx, true, func(ctx context.Context) error {
 		snap, err := storage.CreateSnapshot(ctx, c.kind, c.key, c.parent, snapshots.WithLabels(c.info.Labels))
@@ -132,15 +133,26 @@ func (s *Snapshotter) furnish(snap storage.Snapshot, chain []snapshot, labels ma
 	if err != nil {
 		return nil, err
 	}
-	if ids != nil {
-		if err := ids.try(lowers); err != nil {
-			return nil, err
-		}
+	if err := s.tryIDs(snap, lowers, ids); err != nil {
+		return nil, err
 	}
 	if err := s.makeDirectory(snap, lowers, ids); err != nil {
 		return nil, err
 	}
 	return s.mounts(snap, lowers, ids)
+}
+
+// tryIDs checks that containerd will be able to map the ids of what mounts
+// returns, if ids says that it is to.
+func (s *Snapshotter) tryIDs(snap storage.Snapshot, lowers []lower, ids *idMap) error {
+	if ids == nil || len(lowers) == 0 {
+		return nil
+	}
+	dirs, err := s.lowerdirs(s.stack(snap, lowers, ids), true)
+	if err != nil {
+		return err
+	}
+	return ids.try(dirs)
 }
 
 // awaitPrefetch waits for the files that a container is known to read first.

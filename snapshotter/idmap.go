@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -134,38 +136,68 @@ func (m *idMap) options() []string {
 // withoutRemap is what to do where ids cannot be mapped.
 const withoutRemap = "take remap-ids from the capabilities of the proxy plugin in containerd's configuration, so that it copies images instead"
 
-// try checks that all directories can be mounted through the mapping, before
-// there is a snapshot on which containerd would fail. Errors: ErrNotImplemented.
-func (m *idMap) try(lowers []lower) error {
-	if len(lowers) == 0 {
-		return nil
-	}
+// try does what containerd does with the lower directories of an overlay
+// (core/mount/mount_linux.go), before there is a snapshot on which it would
+// fail: it maps a copy of the folder that they have in common, with all that
+// is mounted in it. Errors: ErrNotImplemented.
+func (m *idMap) try(dirs []string) error {
 	if ok, err := overlayutils.SupportsIDMappedMounts(); !ok {
 		return errors.Join(fmt.Errorf("overlayfs cannot show other ids before Linux 5.19: %s: %w", withoutRemap, errdefs.ErrNotImplemented), err)
+	}
+	folder := commonFolder(dirs)
+	if folder == "/" {
+		return fmt.Errorf("%s have no folder in common, which containerd could mount with other ids: %s: %w",
+			strings.Join(dirs, " and "), withoutRemap, errdefs.ErrNotImplemented)
 	}
 	ns, err := mount.GetUsernsFD(m.uidLabel, m.gidLabel)
 	if err != nil {
 		return fmt.Errorf("user namespace of uids %s and gids %s: %w", m.uidLabel, m.gidLabel, err)
 	}
 	defer ns.Close()
-	for _, l := range lowers {
-		if err := tryIDMap(ns, l.path); err != nil {
-			return fmt.Errorf("%s cannot be mounted with other ids (EROFS can since Linux 5.19, FUSE since 6.12): %s: %w: %w",
-				l.path, withoutRemap, errdefs.ErrNotImplemented, err)
-		}
+	if err := tryIDMap(ns, folder, unix.AT_RECURSIVE); err != nil {
+		return cannotMap(ns, append([]string{folder}, dirs...), err)
 	}
 	return nil
 }
 
-// tryIDMap maps the ids of a copy of the mount of path, which nobody sees.
-func tryIDMap(ns *os.File, path string) error {
-	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+// commonFolder is the folder that containerd maps for the lower directories.
+func commonFolder(dirs []string) string {
+	first, last := slices.Min(dirs), slices.Max(dirs)
+	n := 0
+	for n < min(len(first), len(last)) && first[n] == last[n] {
+		n++
+	}
+	return path.Dir(first[:n])
+}
+
+// cannotMap says which of the folders cannot be mapped. err is that of the
+// first with all that is mounted in it, which may be what cannot.
+func cannotMap(ns *os.File, folders []string, err error) error {
+	name := "something in " + folders[0]
+	for _, folder := range folders {
+		if only := tryIDMap(ns, folder, 0); only != nil {
+			name, err = folder, only
+			if info, err := mount.Lookup(folder); err == nil {
+				name += ", which is " + info.FSType + ","
+			}
+			break
+		}
+	}
+	return fmt.Errorf("%s cannot be mounted with other ids, as containerd does with %s "+
+		"(EROFS can since Linux 5.19, FUSE since 6.12; for the state directory, ext4, xfs and btrfs can, and tmpfs since 6.3): "+
+		"move it if it is the state directory, or %s: %w: %w", name, folders[0], withoutRemap, errdefs.ErrNotImplemented, err)
+}
+
+// tryIDMap maps the ids of a copy of the mount of path, which nobody sees. With
+// AT_RECURSIVE, those of all that is mounted below too.
+func tryIDMap(ns *os.File, path string, flags uint) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags)
 	if err != nil {
 		return fmt.Errorf("open_tree: %w", err)
 	}
 	defer unix.Close(tree)
 	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, attr); err != nil {
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|flags, attr); err != nil {
 		return fmt.Errorf("mount_setattr: %w", err)
 	}
 	return nil

@@ -3,12 +3,14 @@ package snapshotter
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 func TestParseIDMap(t *testing.T) {
@@ -72,7 +74,23 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// TestCannotMap has a file system below that cannot be mounted with other ids.
+func TestCommonFolder(t *testing.T) {
+	for want, dirs := range map[string][]string{
+		"/run/state/m":    {"/run/state/m/1"},
+		"/run/state/m/7":  {"/run/state/m/7/12", "/run/state/m/7/1", "/run/state/m/7/3"},
+		"/run/state/m/12": {"/run/state/m/12/1", "/run/state/m/12/s/4/fs"},
+		"/run/state":      {"/run/state/fuse/1", "/run/state/bare/2", "/run/state/fuse/3"},
+		"/snapshots":      {"/snapshots/1/fs", "/snapshots/12/fs"},
+		"/":               {"/run/m/1", "/var/m/1"},
+	} {
+		if got := commonFolder(dirs); got != want {
+			t.Errorf("%s of %q, want %s", got, dirs, want)
+		}
+	}
+}
+
+// TestCannotMap has file systems that cannot be mounted with other ids: as the
+// folder of the layers, as one of them, and mounted beside and among them.
 func TestCannotMap(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounts need root")
@@ -81,14 +99,61 @@ func TestCannotMap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	if err := m.try([]lower{{path: dir}}); err != nil {
-		t.Fatalf("where it can: %v", err)
+	for _, test := range []struct {
+		name, ramfs string // the latter below the folder of the layers
+		want        string // with the path of the ramfs, or of the folder
+	}{
+		{"folder", ".", "%s, which is ramfs, cannot be mounted with other ids"},
+		{"layer", "2", "%s, which is ramfs, cannot be mounted with other ids"},
+		{"beside", "../other", ""},
+		{"inside", "other", "something in %s cannot be mounted with other ids"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			folder := filepath.Join(t.TempDir(), "layers")
+			ramfs := filepath.Join(folder, test.ramfs)
+			mountRamfs(t, ramfs)
+			dirs := []string{filepath.Join(folder, "1"), filepath.Join(folder, "2")}
+			for _, dir := range dirs {
+				if err := os.MkdirAll(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := m.try(dirs)
+			if test.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			named := ramfs
+			if test.name == "inside" {
+				named = folder
+			}
+			if want := fmt.Sprintf(test.want, named); !errdefs.IsNotImplemented(err) ||
+				!strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), "remap-ids") {
+				t.Errorf("got %v, want NotImplemented, %q and what to do", err, want)
+			}
+		})
 	}
-	err = m.try([]lower{{path: dir}, {path: "/proc"}})
-	if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "/proc cannot be mounted with other ids") || !strings.Contains(err.Error(), "remap-ids") {
-		t.Errorf("got %v, want NotImplemented, with the directory and what to do", err)
+	if err := m.try([]string{"/proc", "/sys"}); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "/proc and /sys have no folder in common") {
+		t.Errorf("got %v, want NotImplemented, with the folders", err)
 	}
+}
+
+// mountRamfs mounts a file system that knows no other ids.
+func mountRamfs(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("ramfs", dir, "ramfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // FuzzIDMap checks that what is accepted means what it says.

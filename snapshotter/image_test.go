@@ -213,14 +213,10 @@ func (img *image) pull(ctx context.Context, sn snapshots.Snapshotter, pull strin
 			return nil, fmt.Errorf("layer %d: %w", i, err)
 		default:
 			unpacked = append(unpacked, i)
-			err := mount.WithTempMount(ctx, mounts, func(root string) error {
-				_, err := archive.Apply(ctx, root, bytes.NewReader(l.tar))
-				return err
-			})
-			if err != nil {
+			if err := unpack(ctx, mounts, l.tar); err != nil {
 				return nil, fmt.Errorf("layer %d: unpack: %w", i, err)
 			}
-			err = sn.Commit(ctx, img.chain[i], key, snapshots.WithLabels(img.labels(i)))
+			err := sn.Commit(ctx, img.chain[i], key, snapshots.WithLabels(img.labels(i)))
 			if errdefs.IsAlreadyExists(err) { // another pull was faster
 				err = sn.Remove(ctx, key)
 			}
@@ -231,6 +227,28 @@ func (img *image) pull(ctx context.Context, sn snapshots.Snapshotter, pull strin
 		parent = img.chain[i]
 	}
 	return unpacked, nil
+}
+
+// unpack does what containerd does (core/diff/apply/apply_linux.go).
+func unpack(ctx context.Context, mounts []mount.Mount, content []byte) error {
+	var upper string
+	var parents []string
+	for _, o := range mounts[0].Options {
+		if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+			upper = dir
+		} else if dirs, ok := strings.CutPrefix(o, "lowerdir="); ok {
+			parents = strings.Split(dirs, ":")
+		}
+	}
+	if upper != "" {
+		_, err := archive.Apply(ctx, upper, bytes.NewReader(content),
+			archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithParents(parents))
+		return err
+	}
+	return mount.WithTempMount(ctx, mounts, func(root string) error {
+		_, err := archive.Apply(ctx, root, bytes.NewReader(content))
+		return err
+	})
 }
 
 // remove makes all snapshots of the image in a namespace garbage.

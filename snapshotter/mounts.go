@@ -3,7 +3,6 @@ package snapshotter
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -50,6 +49,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err := s.ensure(ctx, chain); err != nil {
 		return nil, err
 	}
+	s.bare(chain)
 	lowers, err := s.lowers(chain, snap.ID)
 	if err != nil {
 		return nil, err
@@ -83,18 +83,14 @@ func (s *Snapshotter) stillActive(ctx context.Context, key, id string) error {
 // more than one. ids is nil if they are to be as they are.
 func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower, ids *idMap) ([]mount.Mount, error) {
 	readonly := snap.Kind == snapshots.KindView
-	lowers = topmost(lowers)
+	lowers = s.stack(snap, lowers, ids)
 	switch {
 	case len(lowers) == 0 && readonly:
 		return bind(s.upper(snap.ID), "ro"), nil
 	case len(lowers) == 0: // the directory has the owner that it is to have
 		return bind(s.upper(snap.ID), "rw"), nil
-	case len(lowers) == 1 && readonly && ids == nil:
-		return bind(lowers[0].path, "ro"), nil
 	case len(lowers) == 1 && readonly:
-		// containerd does not map a read-only bind mount, and overlayfs wants
-		// two directories: the view's own is empty.
-		lowers = append(lowers, lower{id: snap.ID, path: s.upper(snap.ID)})
+		return bind(lowers[0].path, "ro"), nil
 	}
 	var options []string
 	if ids != nil {
@@ -116,6 +112,17 @@ func (s *Snapshotter) mounts(snap storage.Snapshot, lowers []lower, ids *idMap) 
 	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: options}}, nil
 }
 
+// stack returns the lower directories of a snapshot's mount.
+func (s *Snapshotter) stack(snap storage.Snapshot, lowers []lower, ids *idMap) []lower {
+	lowers = topmost(lowers)
+	if len(lowers) == 1 && snap.Kind == snapshots.KindView && ids != nil {
+		// containerd does not map a read-only bind mount, and overlayfs wants
+		// two directories: the view's own is empty.
+		lowers = append(lowers, lower{id: snap.ID, path: s.upper(snap.ID)})
+	}
+	return lowers
+}
+
 // upperOptions make an overlay writable.
 func (s *Snapshotter) upperOptions(id string) ([]string, error) {
 	options := []string{"workdir=" + s.work(id), "upperdir=" + s.upper(id)}
@@ -126,18 +133,6 @@ func (s *Snapshotter) upperOptions(id string) ([]string, error) {
 		return options, nil
 	}
 	return append(options, "volatile"), s.beginVolatile(id)
-}
-
-// topmost leaves out directories that stand further up as well: one image may
-// have a layer twice (empty ones are all the same), and overlayfs refuses to.
-// The upper one has all entries and whiteouts of the lower one.
-func topmost(lowers []lower) []lower {
-	seen := make(map[string]bool)
-	return slices.DeleteFunc(slices.Clone(lowers), func(l lower) bool {
-		again := seen[l.path]
-		seen[l.path] = true
-		return again
-	})
 }
 
 func bind(source, mode string) []mount.Mount {

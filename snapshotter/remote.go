@@ -90,7 +90,10 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 		drop()
 		return err
 	}
-	committed, err := false, s.checkImplied(ctx, target, parent, src.Digest)
+	committed, err := false, s.checkAgain(ctx, parent, src.Digest)
+	if err == nil {
+		err = s.checkImplied(ctx, target, parent, src.Digest)
+	}
 	if err == nil {
 		committed, err = s.commitRemote(ctx, target, parent, remoteLabels(labels, src))
 	} else if errors.Is(err, errImplied) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,27 @@ func see(t *testing.T, mounts []mount.Mount) map[string]string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// list returns what is said of all names in a snapshot's mounts.
+func list(t *testing.T, mounts []mount.Mount) map[string]string {
+	t.Helper()
+	names := make(map[string]string)
+	err := mount.WithTempMount(t.Context(), mounts, func(root string) error {
+		return filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+			name := strings.TrimPrefix(path, root)
+			if info, err := os.Lstat(path); err != nil {
+				names[name] = errors.Unwrap(err).Error()
+			} else {
+				names[name] = info.Mode().String()
+			}
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
 
 // cloned is to be mounted in place of mounts: containerd's mount changes the
@@ -149,12 +171,52 @@ func TestLayerTwice(t *testing.T) {
 		img := r.image(t, "app", bottom, bottom, top, bottom)
 		s := newStand(t, mode, t.TempDir())
 		ctx, sn := namespace(t, "test"), throughMetadata(s)
-		if _, err := img.pull(ctx, sn, "pull"); err != nil {
-			t.Fatal(err)
+		if unpacked, err := img.pull(ctx, sn, "pull"); err != nil || len(unpacked) > 0 {
+			t.Fatalf("unpacked %v, %v", unpacked, err)
 		}
 		want := merged(bottomFiles, topFiles, bottomFiles)
 		if got := run(t, ctx, sn, img, "container"); !reflect.DeepEqual(got, want) {
 			t.Errorf("container sees %v", slices.Collect(maps.Keys(got)))
+		}
+		if err := errors.Join(sn.Remove(ctx, "container"), img.remove(ctx, sn)); err != nil {
+			t.Fatal(err)
+		}
+		s.collect(t)
+		s.empty(t)
+	})
+}
+
+// TestLayerTwiceWithWhiteouts: in a directory that only the two copies of a layer have, what they take away is not listed.
+func TestLayerTwiceWithWhiteouts(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode fs.Mode) {
+		r := newRegistry(t)
+		twice := r.lazyLayer(t, map[string]string{"own/kept": "kept", "own/.wh.gone": "", "a/.wh.bottom": ""})
+		img := r.image(t, "app", r.lazyLayer(t, bottomFiles), twice, r.lazyLayer(t, topFiles), twice, r.lazyLayer(t, moreFiles), twice)
+		peer, err := overlay.NewSnapshotter(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer peer.Close()
+		if _, err := img.pull(t.Context(), peer, "pull"); err != nil {
+			t.Fatal(err)
+		}
+		mounts, err := peer.Prepare(t.Context(), "container", img.top())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := list(t, mounts)
+
+		s := newStand(t, mode, t.TempDir())
+		ctx, sn := namespace(t, "test"), throughMetadata(s)
+		unpacked, err := img.pull(ctx, sn, "pull")
+		if err != nil || !slices.Equal(unpacked, []int{3, 5}) {
+			t.Errorf("unpacked %v, %v, want the copies", unpacked, err)
+		}
+		if mounts, err = sn.Prepare(ctx, "container", img.top(), snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "test"})); err != nil {
+			t.Fatal(err)
+		}
+		if got := list(t, mounts); !maps.Equal(got, want) {
+			t.Errorf("container sees %v, want %v", got, want)
 		}
 		if err := errors.Join(sn.Remove(ctx, "container"), img.remove(ctx, sn)); err != nil {
 			t.Fatal(err)

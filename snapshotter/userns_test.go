@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/fs"
 )
@@ -186,4 +187,52 @@ func TestBadMapping(t *testing.T) {
 	if names := s.names(t); len(names) > 0 {
 		t.Errorf("snapshots are left: %v", names)
 	}
+}
+
+// TestCannotMapState has the state directory on a file system that cannot be
+// mounted with other ids, as containerd does with the folder of the layers.
+// There is no snapshot then, and it is others that start; or it can be mounted.
+func TestCannotMapState(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode fs.Mode) {
+		state := t.TempDir()
+		if err := unix.Mount("ramfs", state, "ramfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(state, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		r := newRegistry(t)
+		opaque := map[string]string{"a/.wh..wh..opq": "", "a/new": "new"}
+		one := r.image(t, "one", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, middleFiles))
+		two := r.image(t, "two", r.lazyLayer(t, bottomFiles), r.lazyLayer(t, opaque))
+		s := openStand(t, &stand{root: t.TempDir(), state: state, mode: mode})
+		ctx, sn := namespace(t, "test"), s.containerd()
+		for name, img := range map[string]*image{"one": one, "two": two} {
+			if _, err := img.pull(ctx, sn, "pull "+name); err != nil {
+				t.Fatal(err)
+			}
+			before := len(s.names(t))
+			mounts, err := sn.Prepare(ctx, name+" user", img.top(), snapshots.WithLabels(inUserNamespace))
+			if mode == fs.FUSE && img == one { // all of it is below one mount of FUSE
+				if err != nil {
+					t.Fatal(err)
+				}
+				owners(t, mounts, 100_000)
+				continue
+			}
+			if !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), state) || !strings.Contains(err.Error(), ", which is ramfs,") {
+				t.Errorf("%s: got %v, want NotImplemented, with the folder", name, err)
+			}
+			if got := len(s.names(t)); got != before {
+				t.Errorf("%s: %d snapshots, want %d", name, got, before)
+			}
+			mounts, err = sn.Prepare(ctx, name, img.top())
+			if err != nil {
+				t.Fatal(err)
+			}
+			owners(t, mounts, 0)
+		}
+	})
 }

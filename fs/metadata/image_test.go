@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRoundTrip(t *testing.T) {
@@ -175,21 +177,46 @@ func TestPathsWith(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		root  *Node
+		limit int
 		paths []string
 		only  bool
 	}{
-		"none":      {wideTree(10_000), nil, true},
-		"root":      {with(dir(0o755, nil), "user.a"), []string{""}, true},
-		"one":       {tree(file(0, 1<<12)), []string{"/a"}, true},
-		"file":      {tree(with(file(0, 1<<12), "user.a")), []string{"/a", "/d/x"}, true},
-		"directory": {tree(with(dir(0o755, map[string]*Node{"y": with(dir(0o755, nil), "user.a")}), "user.a")), []string{"/a", "/d/x", "/d/x/y"}, true},
-		"another":   {tree(with(file(0, 1<<12), "user.b")), nil, false},
-		"two":       {tree(with(file(0, 1<<12), "user.a", "user.b")), nil, false},
+		"none":      {wideTree(10_000), 0, nil, true},
+		"root":      {with(dir(0o755, nil), "user.a"), 0, []string{""}, true},
+		"one":       {tree(file(0, 1<<12)), 2, []string{"/a"}, true},
+		"file":      {tree(with(file(0, 1<<12), "user.a")), 6, []string{"/a", "/d/x"}, true},
+		"directory": {tree(with(dir(0o755, map[string]*Node{"y": with(dir(0o755, nil), "user.a")}), "user.a")), 12, []string{"/a", "/d/x", "/d/x/y"}, true},
+		"too much":  {tree(with(file(0, 1<<12), "user.a")), 5, nil, false},
+		"too long":  {tree(file(0, 1<<12)), 1, nil, false},
+		"another":   {tree(with(file(0, 1<<12), "user.b")), 12, nil, false},
+		"two":       {tree(with(file(0, 1<<12), "user.a", "user.b")), 12, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			paths, only := open(t, image(t, tt.root, 10_000<<12)).PathsWith("user.a")
-			if only != tt.only || only && !slices.Equal(paths, tt.paths) {
+			paths, only := open(t, image(t, tt.root, 10_000<<12)).PathsWith("user.a", tt.limit)
+			if only != tt.only || !slices.Equal(paths, tt.paths) {
 				t.Errorf("%q, %v, want %q, %v", paths, only, tt.paths, tt.only)
+			}
+		})
+	}
+}
+
+func TestHasWhiteouts(t *testing.T) {
+	device := func(mode uint32, rdev uint64) *Node {
+		return dir(0o755, map[string]*Node{"a": dir(0o755, nil), "d": dir(0o755, map[string]*Node{"x": {Mode: mode, Rdev: rdev}})})
+	}
+	for name, tt := range map[string]struct {
+		root *Node
+		want bool
+	}{
+		"none":         {wideTree(10_000), false},
+		"whiteout":     {device(unix.S_IFCHR, 0), true},
+		"with a mode":  {device(unix.S_IFCHR|0o600, 0), true},
+		"null":         {device(unix.S_IFCHR, unix.Mkdev(1, 3)), false},
+		"block device": {device(unix.S_IFBLK, 0), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := open(t, image(t, tt.root, 10_000<<12)).HasWhiteouts(); got != tt.want {
+				t.Errorf("%v, want %v", got, tt.want)
 			}
 		})
 	}

@@ -16,26 +16,42 @@ func (im *Image) PathAt(off int64) (path string, found bool) {
 	if !s.run() {
 		return "", false
 	}
-	return s.path()
+	return s.path(len(im.data))
 }
 
-// PathsWith lists the paths that have the xattr name. only is false if anything has another one, or cannot be read: then some may be
-// missing. It walks the whole tree.
-func (im *Image) PathsWith(name string) (paths []string, only bool) {
+// PathsWith lists the paths that have the xattr name. There are none and only is false if anything has another one, or cannot be read, or
+// if the paths take more than limit bytes. It walks up to the whole tree.
+func (im *Image) PathsWith(name string, limit int) (paths []string, only bool) {
 	defer im.trim()
 	odd := func(s *search, in located, err error) bool {
 		if err != nil || in.xattrLen == 0 {
 			return err != nil
 		}
 		names, err := im.Listxattr(uint64(in.pos) / nidUnit)
-		path, ok := s.path()
+		if err != nil || len(names) != 1 || names[0] != name {
+			return true
+		}
+		path, ok := s.path(limit)
 		paths = append(paths, path)
-		return err != nil || !ok || len(names) != 1 || names[0] != name
+		limit -= len(path)
+		return !ok
 	}
 	s := im.search(odd)
 	root, err := im.inode(rootNID)
-	only = !odd(s, root, err) && !s.run() && s.err == nil && s.left > 0
-	return paths, only
+	if odd(s, root, err) || s.run() || s.err != nil || s.left <= 0 {
+		return nil, false
+	}
+	return paths, true
+}
+
+// HasWhiteouts reports whether something in the image is what overlayfs takes for a whiteout, or that cannot be told. It walks up to the
+// whole tree.
+func (im *Image) HasWhiteouts() bool {
+	defer im.trim()
+	s := im.search(func(_ *search, in located, err error) bool {
+		return err != nil || in.Mode&unix.S_IFMT == unix.S_IFCHR && in.Rdev == 0
+	})
+	return s.run() || s.err != nil || s.left <= 0
 }
 
 // search is a walk, depth first. A damaged image may have cycles and directories that share their entries, so it enters a
@@ -112,15 +128,15 @@ func (s *search) step() (found bool) {
 	return found
 }
 
-// path is the names of the entries that the search stands at.
-func (s *search) path() (string, bool) {
+// path is the names of the entries that the search stands at, if they take no more than limit bytes.
+func (s *search) path(limit int) (string, bool) {
 	var path strings.Builder
 	for _, c := range s.dirs {
 		err := s.im.ReadDir(uint64(c.dir), c.at, func(d Dirent) bool {
 			path.WriteString("/" + d.Name)
 			return false
 		})
-		if err != nil || path.Len() > len(s.im.data) {
+		if err != nil || path.Len() > limit {
 			return "", false
 		}
 	}
