@@ -49,7 +49,7 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 	return n, err
 }
 
-// expect returns the chunks of extents that are in flight then.
+// expect returns the chunks of extents that are in flight then: all that are missing.
 func (l *Layer) expect(extents []Extent, priority Priority) []*pending {
 	var chunks []int
 	for _, e := range extents {
@@ -62,27 +62,28 @@ func (l *Layer) expect(extents []Extent, priority Priority) []*pending {
 	}
 	slices.Sort(chunks)
 	chunks = slices.Compact(chunks)
-	l.bring(slices.Clone(chunks), priority)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.bring(slices.Clone(chunks), priority)
 	var waits []*pending
 	for _, i := range chunks {
-		if p := l.pending[i]; p != nil {
-			waits = append(waits, p)
+		p := l.pending[i]
+		if p == nil {
+			continue
+		}
+		waits = append(waits, p)
+		if priority == Demand {
+			p.flight.wait() // for good: it goes on, and before others, whether readers come or go
 		}
 	}
 	return waits
 }
 
 // bring begins to fetch those of chunks, in order, that are neither there nor under way, in ranges for which nobody waits yet.
+// l.mu is held.
 func (l *Layer) bring(chunks []int, priority Priority) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, s := range l.spans(l.free(chunks), bounds{aheadRange, bridge}) {
 		f := l.launch(l.life, s, priority)
-		if priority == Demand {
-			f.wait() // for good: it goes on whether readers come or go
-		}
 		l.flights.Go(func() { l.fly(f) })
 	}
 }

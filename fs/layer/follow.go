@@ -159,5 +159,7 @@ func (l *Layer) fetchAhead(c *cursor) {
 			chunks = append(chunks, c.front)
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.bring(chunks, Prefetch)
 }
