@@ -3,8 +3,11 @@ package layer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
+
+	"github.com/sluice-snapshotter/sluice/cache"
 )
 
 // Extent is some bytes of the address space.
@@ -35,6 +38,9 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 		case <-chunk.done:
 			if chunk.err != nil {
 				return 0, l.wrap("read what is expected of", chunk.err)
+			}
+			if !l.store.Has(chunk.chunk) { // only who reads it was given it
+				return 0, l.wrap("read what is expected of", fmt.Errorf("chunk %d: %w", chunk.chunk, cache.ErrNotStored))
 			}
 		case <-ctx.Done():
 			return 0, ctx.Err()
