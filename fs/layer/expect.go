@@ -14,7 +14,8 @@ import (
 type Extent struct{ Off, Size int64 }
 
 // Expect begins to fetch what is missing of extents, which somebody is about to read. It does not wait. With the priority Demand that is
-// as if somebody did read them, with Prefetch it gives way to those who do. A layer that is closed fetches nothing.
+// as if somebody did read them, with Prefetch it gives way to those who do. What begins before the address space, or has no bytes, is passed
+// over. A layer that is closed fetches nothing.
 func (l *Layer) Expect(extents []Extent, priority Priority) {
 	if l.begin() != nil {
 		return
@@ -59,6 +60,9 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 func (l *Layer) expect(extents []Extent, priority Priority) []*pending {
 	var chunks []int
 	for _, e := range extents {
+		if e.Off < 0 || e.Size <= 0 {
+			continue
+		}
 		first, end, present := l.chunksOf(e.Off, e.Size)
 		for i := first; i < end && !present; i++ {
 			if !l.store.Has(i) {
