@@ -46,11 +46,11 @@ type place struct {
 func (c chain) file(name string) (extent, bool) {
 	dirs := [][]place{c.root()} // from the root down
 	var names []string          // of dirs but the root
-	links, rest := 0, path.Clean("/"+name)
+	links, rest := 0, name
 	for rest != "" {
 		first, after, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
 		rest = after
-		if first == "" {
+		if first == "" || first == "." {
 			continue
 		}
 		if first == ".." {

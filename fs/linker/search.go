@@ -2,7 +2,6 @@ package linker
 
 import (
 	"debug/elf"
-	"path"
 	"strings"
 )
 
@@ -40,7 +39,7 @@ func (o *Object) candidates(name, origin string, dirs []string, cache Cache) (pa
 		return Folders(name, origin)
 	}
 	for _, dir := range dirs {
-		paths = append(paths, path.Join(dir, name))
+		paths = append(paths, dir+"/"+name) // as it is: what .. means is up to the symlinks before it
 	}
 	if p, ok := cache[name]; ok {
 		paths = append(paths, p)
