@@ -14,6 +14,9 @@ var triplets = map[elf.Machine]string{
 	elf.EM_S390:    "s390x-linux-gnu",
 }
 
+// maxFolders is how many of an RPath or RunPath are looked at.
+const maxFolders = 128
+
 // usual are the folders of dynamic linkers that have no cache, and of musl's.
 var usual = []string{"/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"}
 
@@ -60,7 +63,7 @@ func Folders(list, origin string) (dirs []string) {
 		if origin != "" {
 			dir = strings.NewReplacer("$ORIGIN", origin, "${ORIGIN}", origin).Replace(dir)
 		}
-		if strings.HasPrefix(dir, "/") && !strings.Contains(dir, "$") {
+		if strings.HasPrefix(dir, "/") && !strings.Contains(dir, "$") && len(dirs) < maxFolders {
 			dirs = append(dirs, dir)
 		}
 	}
