@@ -12,8 +12,10 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs/metadata"
 )
 
-// maxLinks is how many symlinks a path may lead over, as in the kernel.
-const maxLinks = 40
+const (
+	maxLinks = 40  // symlinks that a path may lead over, as in the kernel
+	maxSteps = 512 // names that a path may have, those of its symlinks counted: the kernel has no such limit, but time for it
+)
 
 // chain is the layers of an image, the topmost first, seen as overlayfs shows them. Who looks at it keeps its layers from being closed.
 type chain []*shown
@@ -46,11 +48,11 @@ type place struct {
 func (c chain) file(name string) (extent, bool) {
 	dirs := [][]place{c.root()} // from the root down
 	var names []string          // of dirs but the root
-	links, rest := 0, path.Clean("/"+name)
-	for rest != "" {
+	links, rest := 0, name
+	for steps := 0; rest != "" && steps < maxSteps; steps++ {
 		first, after, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
 		rest = after
-		if first == "" {
+		if first == "" || first == "." {
 			continue
 		}
 		if first == ".." {

@@ -23,6 +23,10 @@ const (
 	// files, and would be brought all that lies between.
 	dense = 2
 
+	// Of more than forget bytes that a reader went past, and of what it read of them, half counts: who has left out much may be one who
+	// begins to read everything, and the reverse.
+	forget = 4 << 20
+
 	// Where only what is read is wanted, nobody is followed by more than sparseAhead times what the link brings in a round trip: most of a
 	// window is in vain where a file ends.
 	sparseAhead = 4
@@ -30,11 +34,11 @@ const (
 
 // cursor is a reader that goes forward through a layer.
 type cursor struct {
-	first  int   // the chunk that it began with
 	next   int   // the chunk behind the last one that it read
 	front  int   // the first chunk that is not asked for on its behalf
 	steps  int   // how often it went forward
-	read   int64 // bytes that it read
+	went   int64 // bytes that it went past; less what is forgotten
+	read   int64 // bytes that it read of those
 	strays int   // chunks that it read and that are not on the layer's prefetch list, though they lie among those that are
 	passed int   // such chunks that it went past, the strays among them
 	all    bool  // it was found to read everything
@@ -49,9 +53,9 @@ type cursors struct {
 	time uint64
 }
 
-// follow looks whether whoever reads n bytes, in chunks [first, end), reads a layer from front to back, and if so fetches what comes next, in
-// a window that doubles as long as it goes on. missed is whether it has to wait. Of readers that come at the very same moment one
-// is looked at: it may take a while to find out what has to be fetched.
+// follow looks whether whoever reads n bytes, in chunks [first, end), reads a layer from front to back, and if so fetches what comes next,
+// in a window that doubles as long as it goes on. missed is whether it has to wait. Of readers that come at the very same moment one is
+// looked at: it may take a while to find out what has to be fetched.
 func (l *Layer) follow(first, end int, n int64, missed bool) {
 	if !l.cursors.mu.TryLock() {
 		return
@@ -64,15 +68,19 @@ func (l *Layer) follow(first, end int, n int64, missed bool) {
 	if end > c.next {
 		c.strays += l.unlisted(max(first, c.next), end)
 		c.passed += l.unlisted(c.next, end)
+		c.went += l.dataOffset(end) - l.dataOffset(c.next)
 		c.next = end
 		c.steps++
 	}
 	c.read += n
+	if c.went > forget {
+		c.went, c.read = c.went/2, c.read/2
+	}
 	c.front = max(c.front, c.next)
 	if c.steps < 2 || c.front == l.store.NumChunks() || l.distance(c.next, c.front) > c.window/2 {
 		return
 	}
-	if dense*c.read < l.dataOffset(c.next)-l.dataOffset(c.first) {
+	if dense*c.read < c.went {
 		return
 	}
 	limit := min(aheadMax, l.scheduler.limit/aheadShare)
@@ -109,7 +117,7 @@ func (l *Layer) cursor(first int, missed bool) *cursor {
 	}
 	// A window less than a chunk brings nothing: readers of large files would wait for chunk after chunk until it has grown.
 	window := max(l.readAhead(), l.store.Chunk(first).BlobSize)
-	*oldest = cursor{first: first, next: first, front: first, window: window, used: t.time}
+	*oldest = cursor{next: first, front: first, window: window, used: t.time}
 	return oldest
 }
 
@@ -159,5 +167,7 @@ func (l *Layer) fetchAhead(c *cursor) {
 			chunks = append(chunks, c.front)
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.bring(chunks, Prefetch)
 }

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"bytes"
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -72,17 +73,29 @@ func TestFollowRandom(t *testing.T) {
 	}
 }
 
-// Where only what is read is wanted, who leaves out most of what it goes past brings what it reads and the first read-ahead.
+// Who leaves out most of what it goes past brings what it reads and the first read-ahead, as whoever reads some of each chunk. Where only
+// what is read is wanted, nobody's window grows far.
 func TestFollowSparse(t *testing.T) {
+	const little = 16 << 10
 	for name, tt := range map[string]struct {
 		sparse bool
-		every  int // reads one in so many chunks
+		every  int   // reads of one in so many chunks
+		n      int64 // bytes of each; 0: all
 		follow bool
 	}{
-		"all of a sparse layer":    {true, 1, true},
-		"half of a sparse layer":   {true, 2, true},
-		"little of a sparse layer": {true, 8, false},
-		"little of a layer":        {false, 8, true},
+		"all of a sparse layer":              {true, 1, 0, true},
+		"half of a sparse layer":             {true, 2, 0, true},
+		"little of a sparse layer":           {true, 8, 0, false},
+		"some of each chunk, sparse":         {true, 1, little, false},
+		"all of a layer":                     {false, 1, 0, true},
+		"half of a layer":                    {false, 2, 0, true},
+		"little of a layer":                  {false, 8, 0, false},
+		"some of each chunk":                 {false, 1, little, false},
+		"some of some chunks":                {false, 2, little, false},
+		"more than half of each chunk":       {false, 1, 140 << 10, true},
+		"hardly less than half of each":      {false, 1, 120 << 10, false},
+		"the first byte of each chunk only":  {false, 1, 1, false},
+		"more than half of each in a sparse": {true, 1, 140 << 10, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t, longLayer(), func(o *Options) { o.Sparse = tt.sparse })
@@ -90,7 +103,7 @@ func TestFollowSparse(t *testing.T) {
 			var ahead int64
 			for i := 0; i < h.Store().NumChunks(); i += tt.every {
 				c := h.Store().Chunk(i)
-				h.mustCheck(c.DataOffset, 10)
+				h.mustCheck(c.DataOffset, int(min(cmp.Or(tt.n, c.Size), c.Size)))
 				h.flights.Wait()
 				for _, q := range h.blob.seen() {
 					ahead = max(ahead, q.end()-c.BlobOffset-c.BlobSize)
@@ -100,11 +113,61 @@ func TestFollowSparse(t *testing.T) {
 			if follows != tt.follow {
 				t.Errorf("followed: %v, want %v", follows, tt.follow)
 			}
-			if small := ahead <= 2*sparseAhead*minReadAhead; small != tt.sparse {
+			if small := ahead <= 2*sparseAhead*minReadAhead; small != (tt.sparse || !tt.follow) {
 				t.Errorf("%d bytes are fetched ahead at most", ahead)
 			}
 		})
 	}
+}
+
+// Who reads a chunk bit by bit, as the kernel does for a program, is followed as who reads it at once.
+func TestFollowBitByBit(t *testing.T) {
+	h := open(t, longLayer(), nil)
+	for off := int64(0); off < int64(len(h.want)); off += 32 << 10 {
+		h.mustCheck(off, 32<<10)
+		h.flights.Wait()
+	}
+	if n := h.blob.demands(); n > 4 {
+		t.Errorf("a sequential reader had to wait %d times", n)
+	}
+	noOverlap(t, h.blob.seen())
+}
+
+// What a reader left out long ago does not count: one that begins to read everything is followed soon, and one that ceases to is not for long.
+func TestFollowForgets(t *testing.T) {
+	const half = 64 // of the layer's chunks
+	read := func(h *harness, from, to, every int) (waits int, ahead int64) {
+		before := h.blob.demands()
+		for i := from; i < to; i += every {
+			c := h.Store().Chunk(i)
+			h.mustCheck(c.DataOffset, int(c.Size))
+			h.flights.Wait()
+		}
+		last := h.Store().Chunk(to - 1)
+		for _, q := range h.blob.seen() {
+			ahead = max(ahead, q.end()-last.BlobOffset-last.BlobSize)
+		}
+		return h.blob.demands() - before, ahead
+	}
+	t.Run("begins", func(t *testing.T) {
+		h := open(t, longLayer(), nil)
+		read(h, 0, half, 8)
+		if waits, _ := read(h, half, 2*half, 1); waits > 4 {
+			t.Errorf("it had to wait in %d of %d reads", waits, half)
+		}
+	})
+	t.Run("ceases", func(t *testing.T) {
+		h := open(t, longLayer(), func(o *Options) { o.Sparse = true }) // with a small window
+		h.blob.link = Link{RTT: time.Millisecond, Rate: 1e6}
+		read(h, 0, half, 1)
+		h.blob.answer(nil)
+		read(h, half, 2*half, 8)
+		for _, q := range h.blob.seen() {
+			if c := h.Store().Chunk(half + half/2); q.priority == Prefetch && q.off > c.BlobOffset {
+				t.Errorf("%+v for one who has ceased to read everything 8 MiB ago", q)
+			}
+		}
+	})
 }
 
 // Two that read one layer in different places have a window each.

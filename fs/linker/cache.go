@@ -3,6 +3,7 @@ package linker
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 )
 
 // CachePath is where glibc's dynamic linker has its cache of the objects in its folders.
@@ -31,17 +32,23 @@ func ParseCache(p []byte) Cache {
 		order = binary.BigEndian
 	}
 	n := min(int(order.Uint32(p[20:])), (len(p)-cacheHeader)/cacheEntry)
-	c := make(Cache, n)
+	c, whole := make(Cache, n), string(p) // of which names and paths are parts, however they overlap
 	for i := range n {
 		entry := p[cacheHeader+i*cacheEntry:]
 		key, value := order.Uint32(entry[4:]), order.Uint32(entry[8:])
 		if int64(key) >= int64(len(p)) || int64(value) >= int64(len(p)) {
 			return c
 		}
-		name := text(p[key:min(len(p), int(key)+maxName)])
+		name := textAt(whole, key)
 		if _, ok := c[name]; !ok {
-			c[name] = text(p[value:min(len(p), int(value)+maxName)])
+			c[name] = textAt(whole, value)
 		}
 	}
 	return c
+}
+
+// textAt is as text, without a copy.
+func textAt(s string, at uint32) string {
+	before, _, _ := strings.Cut(s[at:min(len(s), int(at)+maxName)], "\x00")
+	return before
 }

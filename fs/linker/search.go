@@ -2,7 +2,6 @@ package linker
 
 import (
 	"debug/elf"
-	"path"
 	"strings"
 )
 
@@ -14,6 +13,9 @@ var triplets = map[elf.Machine]string{
 	elf.EM_PPC64:   "powerpc64le-linux-gnu",
 	elf.EM_S390:    "s390x-linux-gnu",
 }
+
+// maxFolders is how many of an RPath or RunPath are looked at.
+const maxFolders = 128
 
 // usual are the folders of dynamic linkers that have no cache, and of musl's.
 var usual = []string{"/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"}
@@ -40,7 +42,7 @@ func (o *Object) candidates(name, origin string, dirs []string, cache Cache) (pa
 		return Folders(name, origin)
 	}
 	for _, dir := range dirs {
-		paths = append(paths, path.Join(dir, name))
+		paths = append(paths, dir+"/"+name) // as it is: what .. means is up to the symlinks before it
 	}
 	if p, ok := cache[name]; ok {
 		paths = append(paths, p)
@@ -61,7 +63,7 @@ func Folders(list, origin string) (dirs []string) {
 		if origin != "" {
 			dir = strings.NewReplacer("$ORIGIN", origin, "${ORIGIN}", origin).Replace(dir)
 		}
-		if strings.HasPrefix(dir, "/") && !strings.Contains(dir, "$") {
+		if strings.HasPrefix(dir, "/") && !strings.Contains(dir, "$") && len(dirs) < maxFolders {
 			dirs = append(dirs, dir)
 		}
 	}
