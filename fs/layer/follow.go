@@ -37,6 +37,7 @@ type cursor struct {
 	next   int   // the chunk behind the last one that it read
 	front  int   // the first chunk that is not asked for on its behalf
 	steps  int   // how often it went forward
+	at     int64 // where the last byte that it read is, in the address space
 	went   int64 // bytes that it went past; less what is forgotten
 	read   int64 // bytes that it read of those
 	strays int   // chunks that it read and that are not on the layer's prefetch list, though they lie among those that are
@@ -53,26 +54,29 @@ type cursors struct {
 	time uint64
 }
 
-// follow looks whether whoever reads n bytes, in chunks [first, end), reads a layer from front to back, and if so fetches what comes next,
+// follow looks whether whoever reads e, in chunks [first, end), reads a layer from front to back, and if so fetches what comes next,
 // in a window that doubles as long as it goes on. missed is whether it has to wait. Of readers that come at the very same moment one is
 // looked at: it may take a while to find out what has to be fetched.
-func (l *Layer) follow(first, end int, n int64, missed bool) {
+func (l *Layer) follow(e Extent, first, end int, missed bool) {
 	if !l.cursors.mu.TryLock() {
 		return
 	}
 	defer l.cursors.mu.Unlock()
-	c := l.cursor(first, missed)
+	c := l.cursor(e.Off, first, missed)
 	if c == nil {
 		return
 	}
 	if end > c.next {
 		c.strays += l.unlisted(max(first, c.next), end)
 		c.passed += l.unlisted(c.next, end)
-		c.went += l.dataOffset(end) - l.dataOffset(c.next)
 		c.next = end
 		c.steps++
 	}
-	c.read += n
+	if to := e.Off + e.Size; to > c.at { // what is read again counts once
+		c.went += to - c.at
+		c.read += to - max(e.Off, c.at)
+		c.at = to
+	}
 	if c.went > forget {
 		c.went, c.read = c.went/2, c.read/2
 	}
@@ -91,9 +95,9 @@ func (l *Layer) follow(first, end int, n int64, missed bool) {
 	l.fetchAhead(c)
 }
 
-// cursor finds the cursor that a read of chunk first belongs to. One that misses and belongs to none makes a new one.
+// cursor finds the cursor that a read at off, in chunk first, belongs to. One that misses and belongs to none makes a new one.
 // l.cursors.mu is held.
-func (l *Layer) cursor(first int, missed bool) *cursor {
+func (l *Layer) cursor(off int64, first int, missed bool) *cursor {
 	t := &l.cursors
 	t.time++
 	at := l.store.Chunk(first).DataOffset
@@ -117,7 +121,7 @@ func (l *Layer) cursor(first int, missed bool) *cursor {
 	}
 	// A window less than a chunk brings nothing: readers of large files would wait for chunk after chunk until it has grown.
 	window := max(l.readAhead(), l.store.Chunk(first).BlobSize)
-	*oldest = cursor{next: first, front: first, window: window, used: t.time}
+	*oldest = cursor{next: first, front: first, at: off, window: window, used: t.time}
 	return oldest
 }
 

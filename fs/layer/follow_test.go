@@ -93,7 +93,7 @@ func TestFollowSparse(t *testing.T) {
 		"some of each chunk":                 {false, 1, little, false},
 		"some of some chunks":                {false, 2, little, false},
 		"more than half of each chunk":       {false, 1, 140 << 10, true},
-		"hardly less than half of each":      {false, 1, 120 << 10, false},
+		"a quarter of each chunk":            {false, 1, 64 << 10, false},
 		"the first byte of each chunk only":  {false, 1, 1, false},
 		"more than half of each in a sparse": {true, 1, 140 << 10, true},
 	} {
@@ -131,6 +131,30 @@ func TestFollowBitByBit(t *testing.T) {
 		t.Errorf("a sequential reader had to wait %d times", n)
 	}
 	noOverlap(t, h.blob.seen())
+}
+
+// Reading the same again fetches nothing more, however often.
+func TestFollowAgain(t *testing.T) {
+	h := open(t, longLayer(), func(o *Options) { o.Sparse = true })
+	half := h.Store().NumChunks() / 2
+	pass := func() (fetched int64) {
+		h.blob.answer(nil)
+		for i := range half {
+			c := h.Store().Chunk(i)
+			h.mustCheck(c.DataOffset, int(c.Size))
+			h.flights.Wait()
+		}
+		for _, q := range h.blob.seen() {
+			fetched += q.size
+		}
+		return fetched
+	}
+	pass()
+	for range 3 {
+		if n := pass(); n > 0 {
+			t.Errorf("%d bytes are fetched for what was read before", n)
+		}
+	}
 }
 
 // What a reader left out long ago does not count: one that begins to read everything is followed soon, and one that ceases to is not for long.

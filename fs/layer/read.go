@@ -54,7 +54,7 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 	first, end, present := l.chunksOf(off, int64(len(p)))
 	switch {
 	case present && end > first:
-		l.follow(first, end, int64(len(p)), false)
+		l.follow(Extent{off, int64(len(p))}, first, end, false)
 		l.scheduler.reads()
 	case !present:
 		result = Miss
@@ -112,7 +112,7 @@ func (l *Layer) demand(ctx context.Context, p []byte, off int64, first, end int)
 
 // obtain waits until chunks [first, end) are in the store or kept in r. It returns the chunk that an error is about.
 func (l *Layer) obtain(ctx context.Context, r *read, first, end int) (int, error) {
-	follow := sync.OnceFunc(func() { l.follow(first, end, int64(len(r.p)), true) })
+	follow := sync.OnceFunc(func() { l.follow(Extent{r.off, int64(len(r.p))}, first, end, true) })
 	for i := first; i < end; i++ {
 		for l.missing(r, i) {
 			waits := l.join(r, i, end)
