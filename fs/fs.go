@@ -191,7 +191,6 @@ type FS struct {
 	images    underWay // whose layers are brought ahead of their turn
 	takings   takings
 	refused   refusals
-	adjusting sync.Mutex // readahead of lazy mounts
 
 	closing  sync.Once
 	closeErr error
@@ -244,8 +243,8 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		server:   srv,
 		slots:    make(map[digest.Digest]*slot),
 	}
-	srv.wasRead = func(l *shown, off int64, p []byte, waited bool) {
-		f.adjust(l, waited)
+	srv.wasRead = func(l *shown, off int64, p []byte) {
+		f.readFar(l)
 		f.begins(l, off, p)
 	}
 	return f, nil

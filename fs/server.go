@@ -35,8 +35,8 @@ type server struct {
 	lost    chan struct{} // closed by lose
 	lose    func()        // called when somebody else has taken a mount away
 
-	wasRead   func(l *shown, off int64, p []byte, waited bool) // is told what was read where in the address space
-	userxattr bool                                             // overlays on top have the option
+	wasRead   func(l *shown, off int64, p []byte) // is told what was read where in the address space
+	userxattr bool                                // overlays on top have the option
 
 	waiting atomic.Int64  // READs that wait for a registry, or whose answers are not sent yet
 	filling chan struct{} // places of READs that have waited without a buffer
