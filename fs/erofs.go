@@ -49,8 +49,8 @@ func (m *erofsMounter) lazy(ctx context.Context, id uint32, image, blob string) 
 	return point, nil
 }
 
-// readFarAhead has a lazy mount read as far ahead as one on the data file. It is called once most of the layer is in that file: hardly
-// anything has to be fetched any more for a read that nobody asked for.
+// readFarAhead has a lazy mount read as far ahead as one on the data file. It is called once all of the layer is in that file: nothing
+// has to be fetched any more for a read that nobody asked for.
 func (m *erofsMounter) readFarAhead(ctx context.Context, id uint32, data string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

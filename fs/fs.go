@@ -243,10 +243,7 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		server:   srv,
 		slots:    make(map[digest.Digest]*slot),
 	}
-	srv.wasRead = func(l *shown, off int64, p []byte) {
-		f.readFar(l)
-		f.begins(l, off, p)
-	}
+	srv.begins = f.begins
 	return f, nil
 }
 

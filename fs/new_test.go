@@ -245,38 +245,6 @@ func TestCompleteReadAhead(t *testing.T) {
 	}
 }
 
-// A layer that is not complete is read far ahead of once most of it is there.
-func TestMostlyReadAhead(t *testing.T) {
-	var files []file
-	for i := range 8 {
-		files = append(files, regular(fmt.Sprintf("file%d", i), noise(uint64(i), 1<<20)))
-	}
-	l := buildBlob(t, files)
-	n := newNode(t, Options{Mode: Loop, ReadAheadKiB: 4})
-	path := n.mountLayer(t, newRegistry(t, l).source(l))
-	m, err := n.lookup(l.digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk := diskReadAhead(m.shown.layer.Store().DataPath())
-	if disk <= 4 {
-		t.Skipf("the disk of the store is read ahead by %d KiB", disk)
-	}
-	read := func(i int) {
-		if _, err := os.ReadFile(filepath.Join(path, fmt.Sprintf("file%d", i))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	read(0)
-	if got := diskReadAhead(path); got != 4 {
-		t.Errorf("readahead is %d KiB at first, want 4", got)
-	}
-	for i := range 7 {
-		read(i)
-	}
-	eventually(t, "the mount reads as far ahead as the disk", func() bool { return diskReadAhead(path) == disk })
-}
-
 func TestErrno(t *testing.T) {
 	for _, c := range []struct {
 		err  error

@@ -59,7 +59,7 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (resu
 			err = nil
 		}
 		if err == nil {
-			s.wasRead(l, start+off, buf[:n])
+			s.begins(l, start+off, buf[:n])
 		}
 		return err
 	})

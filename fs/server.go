@@ -35,7 +35,7 @@ type server struct {
 	lost    chan struct{} // closed by lose
 	lose    func()        // called when somebody else has taken a mount away
 
-	wasRead   func(l *shown, off int64, p []byte) // is told what was read where in the address space
+	begins    func(l *shown, off int64, p []byte) // is told what was read
 	userxattr bool                                // overlays on top have the option
 
 	waiting atomic.Int64  // READs that wait for a registry, or whose answers are not sent yet

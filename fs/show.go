@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/sluice-snapshotter/sluice/cache"
 )
 
 // Mounted says whether Path has an answer for a layer.
@@ -84,25 +82,10 @@ func (f *FS) lazy(ctx context.Context, m *mounted) (string, error) {
 		}
 		return "", err
 	}
-	if mostlyThere(st) { // it is mounted again, or was in an earlier process
+	if st.Complete() { // it is mounted again: complete has seen to the mount before
 		f.erofs.readFarAhead(ctx, m.shown.id, st.DataPath())
 	}
 	return path, nil
-}
-
-// mostlyThere reports whether so much of a layer is there that what is read ahead has hardly ever to be fetched.
-func mostlyThere(st *cache.Layer) bool {
-	_, have := st.Present()
-	return have >= st.Size()/4*3
-}
-
-// readFar has the lazy mount of a layer read far ahead once most of it is there. It is called whenever the layer is read.
-func (f *FS) readFar(l *shown) {
-	st := l.layer.Store()
-	if f.erofs == nil || l.far.Load() || !mostlyThere(st) || l.far.Swap(true) {
-		return
-	}
-	f.tasks.start(context.Background(), func(ctx context.Context) { f.erofs.readFarAhead(ctx, l.id, st.DataPath()) })
 }
 
 // native says whether complete layers get native mounts.

@@ -23,7 +23,6 @@ type shown struct {
 	faults   faults
 	opaque   func() (dirs []string, only bool) // what has the xattr, and whether there is no other one
 	refused  atomic.Bool                       // its contents are not what they should be: nobody reads them
-	far      atomic.Bool                       // its lazy mount was told to read far ahead
 	users    sync.WaitGroup                    // requests under way
 	chain    atomic.Pointer[[]digest.Digest]   // the layers of the image of its last container, the topmost first
 	begun    begun                             // objects that were seen to for their programs
