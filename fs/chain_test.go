@@ -70,9 +70,7 @@ func TestChain(t *testing.T) {
 		}
 	})
 	names := walk(t, merged)
-	for _, gone := range []string{"etc/gone", "etc/replaced", "opt/a/hidden", "w/old", "d2f/inner", "f2d", "", "/", "nowhere/x", "etc/kept/x"} {
-		names = append(names, gone)
-	}
+	names = append(names, "etc/gone", "etc/replaced", "opt/a/hidden", "w/old", "d2f/inner", "f2d", "", "/", "nowhere/x", "etc/kept/x")
 	for _, in := range []string{"lib/", "lib64/", "slash/", "root/lib64/", "above/above/lib/", "here/here/usr/lib/", "/../../lib/", "lib/../lib/", "d2l/../usr/./lib//"} {
 		for _, name := range []string{"libc.so.6", "libm.so", "nothing", "../x", "../../x", "../../../../etc/kept"} {
 			names = append(names, in+name)

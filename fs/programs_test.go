@@ -333,9 +333,9 @@ func TestProgramWithoutRegistry(t *testing.T) {
 // TestProgramHostile: objects that need each other, or what there is not, end.
 func TestProgramHostile(t *testing.T) {
 	m := &maker{t: t, dir: t.TempDir()}
-	first := m.object("libloop.so")
+	m.object("libloop.so") // for the other to be linked with
 	second := m.object("libback.so", "-l:libloop.so")
-	first = m.object("libloop.so", "-l:libback.so", "-Wl,-rpath,/usr/lib:/loop:/nowhere")
+	first := m.object("libloop.so", "-l:libback.so", "-Wl,-rpath,/usr/lib:/loop:/nowhere")
 	program := m.object("program", "-pie", "-l:libloop.so", "-l:libback.so")
 	broken := bytes.Clone(first)
 	clear(broken[padding:])
