@@ -5,6 +5,7 @@ import (
 	iofs "io/fs"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -15,7 +16,22 @@ import (
 const (
 	maxLinks = 40  // symlinks that a path may lead over, as in the kernel
 	maxSteps = 512 // names that a path may have, those of its symlinks counted: the kernel has no such limit, but time for it
+
+	// maxLooks is how many names in layers are looked up for one program, or for the start of one container.
+	maxLooks = 1 << 20
 )
+
+// looks counts them down.
+type looks struct{ left atomic.Int64 }
+
+func newLooks() *looks {
+	l := new(looks)
+	l.left.Store(maxLooks)
+	return l
+}
+
+// take reports whether n more may be looked up.
+func (l *looks) take(n int) bool { return l.left.Add(-int64(n)) >= 0 }
 
 // chain is the layers of an image, the topmost first, seen as overlayfs shows them. Who looks at it keeps its layers from being closed.
 type chain []*shown
@@ -44,8 +60,8 @@ type place struct {
 	nid uint64
 }
 
-// file finds a regular file that is not empty.
-func (c chain) file(name string) (extent, bool) {
+// file finds a regular file that is not empty, as long as there are looks left.
+func (c chain) file(name string, l *looks) (extent, bool) {
 	dirs := [][]place{c.root()} // from the root down
 	var names []string          // of dirs but the root
 	links, rest := 0, name
@@ -62,7 +78,7 @@ func (c chain) file(name string) (extent, bool) {
 			continue
 		}
 		in, found := child(dirs[len(dirs)-1], first)
-		if len(found) == 0 {
+		if len(found) == 0 || !l.take(len(c)) {
 			return extent{}, false
 		}
 		switch in.Mode & unix.S_IFMT {
@@ -120,9 +136,9 @@ func child(dirs []place, name string) (first metadata.Inode, found []place) {
 }
 
 // first finds the first of some paths that is a file.
-func (c chain) first(paths []string) (extent, bool) {
+func (c chain) first(paths []string, l *looks) (extent, bool) {
 	for _, p := range paths {
-		if found, ok := c.file(p); ok {
+		if found, ok := c.file(p, l); ok {
 			return found, true
 		}
 	}

@@ -80,7 +80,7 @@ func TestChain(t *testing.T) {
 	n.withChain(ds, func(c chain) {
 		for _, name := range names {
 			want, regular := resolve(t, merged, name)
-			e, ok := c.file(name)
+			e, ok := c.file(name, newLooks())
 			if ok != regular {
 				t.Errorf("%q: found %t, want %t", name, ok, regular)
 			}
@@ -141,22 +141,22 @@ func TestChainFolder(t *testing.T) {
 		for name, want := range map[string]string{
 			"lib/libc.so.6": "/usr/lib", "lib64/libm.so": "/usr/lib", "x": "/", "link3": "/etc", "usr/lib/../../here/here/deep/er/file": "/deep/er", "deep/er/up": "/etc",
 		} {
-			if e, ok := c.file(name); !ok || e.dir != want {
+			if e, ok := c.file(name, newLooks()); !ok || e.dir != want {
 				t.Errorf("%s is in %q, want %q", name, e.dir, want)
 			}
 		}
-		if e, ok := c.first([]string{"nowhere", "etc", "etc/empty", "lib/libm.so", "x"}); !ok || e.shown != c[0] || e.dir != "/usr/lib" {
+		if e, ok := c.first([]string{"nowhere", "etc", "etc/empty", "lib/libm.so", "x"}, newLooks()); !ok || e.shown != c[0] || e.dir != "/usr/lib" {
 			t.Errorf("the first is %t in %q", ok, e.dir)
 		}
-		if _, ok := c.file(strings.Repeat("usr/../", maxSteps/2) + "x"); ok {
+		if _, ok := c.file(strings.Repeat("usr/../", maxSteps/2)+"x", newLooks()); ok {
 			t.Error("a path may be as long as it likes")
 		}
-		if _, ok := c.first(nil); ok {
+		if _, ok := c.first(nil, newLooks()); ok {
 			t.Error("there is a first of none")
 		}
 	})
 	n.withChain(nil, func(c chain) {
-		if _, ok := c.file("x"); ok {
+		if _, ok := c.file("x", newLooks()); ok {
 			t.Error("there is a file in no layer")
 		}
 	})

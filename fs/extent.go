@@ -46,6 +46,16 @@ func (x *extents) add(e extent, parts ...layer.Extent) {
 	}
 }
 
+// size is how many bytes they have.
+func (x *extents) size() (n int64) {
+	for _, parts := range x.of {
+		for _, p := range parts {
+			n += p.Size
+		}
+	}
+	return n
+}
+
 // expect begins to fetch them.
 func (x *extents) expect(p layer.Priority) {
 	for l, parts := range x.of {
@@ -55,7 +65,8 @@ func (x *extents) expect(p layer.Priority) {
 
 // contents are those of a file, read by one for whom nobody waits: as linker.Source has it.
 type contents struct {
-	ctx context.Context
+	ctx    context.Context
+	expect func(extents)
 	extent
 }
 
@@ -64,7 +75,7 @@ func (c contents) Expect(ranges []linker.Range) {
 	for _, r := range ranges {
 		wanted.add(c.extent, layer.Extent(r))
 	}
-	wanted.expect(layer.Demand)
+	c.expect(wanted)
 }
 
 func (c contents) ReadAt(p []byte, off int64) (int, error) {

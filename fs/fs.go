@@ -41,6 +41,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -191,6 +192,7 @@ type FS struct {
 	images    underWay // whose layers are brought ahead of their turn
 	takings   takings
 	refused   refusals
+	programs  atomic.Int32 // that are seen to
 
 	closing  sync.Once
 	closeErr error

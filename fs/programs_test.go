@@ -141,7 +141,7 @@ func (p *programNode) wait(t *testing.T) {
 func (p *programNode) has(t *testing.T, name string, from, to int64) (n, all int) {
 	t.Helper()
 	p.withChain(p.chain, func(c chain) {
-		e, ok := c.file(name)
+		e, ok := c.file(name, newLooks())
 		if !ok {
 			t.Fatalf("there is no %s", name)
 		}

@@ -1,6 +1,8 @@
 package fs
 
 import (
+	"context"
+
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/fs/layer"
@@ -25,20 +27,25 @@ const maxStartFile = 1 << 20
 // starts begins to fetch what most containers of an image begin with. ds are its layers, the topmost first.
 func (f *FS) starts(ds []digest.Digest) {
 	f.withChain(ds, func(c chain) {
-		var wanted extents
 		for _, l := range c {
 			l.chain.Store(&ds)
 		}
-		for _, name := range startFiles {
-			if found, ok := c.file(name); ok {
-				wanted.add(found, layer.Extent{Size: min(found.size, maxStartFile)})
-			}
-		}
-		for _, name := range startObjects {
-			if found, ok := c.file(name); ok {
-				wanted.add(found, found.ends()...)
-			}
-		}
-		wanted.expect(layer.Demand)
 	})
+	f.tasks.start(context.Background(), func(context.Context) { f.withChain(ds, expectStart) })
+}
+
+func expectStart(c chain) {
+	var wanted extents
+	l := newLooks()
+	for _, name := range startFiles {
+		if found, ok := c.file(name, l); ok {
+			wanted.add(found, layer.Extent{Size: min(found.size, maxStartFile)})
+		}
+	}
+	for _, name := range startObjects {
+		if found, ok := c.file(name, l); ok {
+			wanted.add(found, found.ends()...)
+		}
+	}
+	wanted.expect(layer.Demand)
 }

@@ -10,18 +10,22 @@ import (
 	"github.com/sluice-snapshotter/sluice/cache"
 )
 
+// maxExpected is how many chunks are expected at a time: those of a GiB, where they have 256 KiB.
+const maxExpected = 4096
+
 // Extent is some bytes of the address space.
 type Extent struct{ Off, Size int64 }
 
-// Expect begins to fetch what is missing of extents, which somebody is about to read. It does not wait. With the priority Demand that is
-// as if somebody did read them, with Prefetch it gives way to those who do. What begins before the address space, or has no bytes, is passed
-// over. A layer that is closed fetches nothing.
+// Expect begins to fetch what is missing of extents, which somebody is about to read. It does not wait. With the priority Demand that is as
+// urgent as if somebody did read them, with Prefetch it gives way to those who do. What is on its way stays as urgent as it is. What begins
+// before the address space, or has no bytes, is passed over. A layer that is closed fetches nothing.
 func (l *Layer) Expect(extents []Extent, priority Priority) {
 	if l.begin() != nil {
 		return
 	}
 	defer l.alive.RUnlock()
-	l.expect(extents, priority)
+	chunks := slices.DeleteFunc(l.chunks(extents), l.store.Claimed) // nobody waits, so nothing is hashed
+	l.expect(chunks, priority, nil)
 }
 
 // ReadExpected is ReadAt for one who is not a reader, but looks for what readers will want: it waits for what Expect would fetch,
@@ -34,7 +38,10 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 	if off < 0 || off > l.store.Info().DataSize {
 		return 0, io.EOF
 	}
-	for _, chunk := range l.expect([]Extent{{off, int64(len(p))}}, Demand) {
+	r := new(read) // which needs nothing that is not stored
+	waits := l.expect(l.chunks([]Extent{{off, int64(len(p))}}), Demand, r)
+	defer l.part(r, waits)
+	for _, chunk := range waits {
 		select {
 		case <-chunk.done:
 			if chunk.err != nil {
@@ -56,22 +63,27 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 	return n, err
 }
 
-// expect returns the chunks of extents that are in flight then: all that are missing.
-func (l *Layer) expect(extents []Extent, priority Priority) []*pending {
-	var chunks []int
+// chunks lists those of extents, in order.
+func (l *Layer) chunks(extents []Extent) (chunks []int) {
 	for _, e := range extents {
 		if e.Off < 0 || e.Size <= 0 {
 			continue
 		}
-		first, end, present := l.chunksOf(e.Off, e.Size)
-		for i := first; i < end && !present; i++ {
-			if !l.store.Has(i) {
-				chunks = append(chunks, i)
+		for i := l.store.Find(e.Off); i < l.store.NumChunks() && len(chunks) < maxExpected; i++ {
+			if l.store.Chunk(i).DataOffset-e.Off >= e.Size {
+				break
 			}
+			chunks = append(chunks, i)
 		}
 	}
 	slices.Sort(chunks)
-	chunks = slices.Compact(chunks)
+	return slices.Compact(chunks)
+}
+
+// expect begins to fetch those of chunks that are missing, and returns those that are in flight then. If r is not nil, it waits for them until
+// it parts.
+func (l *Layer) expect(chunks []int, priority Priority, r *read) []*pending {
+	chunks = slices.DeleteFunc(chunks, l.store.Has) // without the lock: it may have to hash them
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.bring(slices.Clone(chunks), priority)
@@ -82,18 +94,21 @@ func (l *Layer) expect(extents []Extent, priority Priority) []*pending {
 			continue
 		}
 		waits = append(waits, p)
-		if priority == Demand {
-			p.flight.wait() // for good: it goes on, and before others, whether readers come or go
+		if r != nil {
+			p.flight.wait()
 		}
 	}
 	return waits
 }
 
-// bring begins to fetch those of chunks, in order, that are neither there nor under way, in ranges for which nobody waits yet.
-// l.mu is held.
+// bring begins to fetch those of chunks, in order, that are neither there nor under way. Ranges of the priority Demand go before others as
+// if a reader waited, whether one comes or not, but none has to put up with their errors. l.mu is held.
 func (l *Layer) bring(chunks []int, priority Priority) {
 	for _, s := range l.spans(l.free(chunks), bounds{aheadRange, bridge}) {
-		f := l.launch(l.life, s, priority)
+		f := l.launch(l.life, s, Prefetch)
+		if priority == Demand {
+			f.wait()
+		}
 		l.flights.Go(func() { l.fly(f) })
 	}
 }

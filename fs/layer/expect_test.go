@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,7 @@ func (h *harness) stored(name string) (out []int) {
 	return out
 }
 
-// TestExpect: what is expected comes, each chunk once and nothing else, with the priority that was asked for.
+// TestExpect: what is expected comes, each chunk once and nothing else, in ranges whose errors are nobody's.
 func TestExpect(t *testing.T) {
 	for name, fix := range map[string]func() fixture{"estargz": testLayer, "zstd:chunked": formats["zstd:chunked"]} {
 		for _, priority := range []Priority{Prefetch, Demand} {
@@ -48,7 +49,7 @@ func TestExpect(t *testing.T) {
 				}
 				seen := h.blob.seen()
 				noOverlap(t, seen)
-				if len(seen) != 3 || slices.ContainsFunc(seen, func(q request) bool { return q.priority != priority }) {
+				if len(seen) != 3 || slices.ContainsFunc(seen, func(q request) bool { return q.priority != Prefetch }) {
 					t.Errorf("requests are %+v", seen)
 				}
 				h.Expect([]Extent{{off, 1}, {off + 10*testChunk, testChunk}}, priority) // they are there
@@ -110,8 +111,8 @@ func TestExpectJoins(t *testing.T) {
 	})
 }
 
-// TestExpectRaises: what is on its way for nobody yet becomes as urgent as what is expected.
-func TestExpectRaises(t *testing.T) {
+// TestExpectUrgency: what is expected is as urgent as was said, and what is on its way for others stays as it is, unless somebody waits.
+func TestExpectUrgency(t *testing.T) {
 	for _, priority := range []Priority{Prefetch, Demand} {
 		t.Run(priority.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -119,26 +120,33 @@ func TestExpectRaises(t *testing.T) {
 				urgency := make(chan func() Priority, 100)
 				ready := make(chan struct{})
 				h.blob.answer(func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
-					if q.priority == Background {
-						urgency <- func() Priority { return UrgencyFrom(ctx) }
-					}
+					urgency <- func() Priority { return UrgencyFrom(ctx) }
 					return h.blob.stalled(ctx, q, ready), nil
 				})
+				last := h.Store().Chunk(h.Store().NumChunks() - 1)
+				h.Expect([]Extent{{last.DataOffset, 1}}, priority)
+				if got := (<-urgency)(); got != priority {
+					t.Errorf("a range for what is expected is %s, want %s", got, priority)
+				}
 				filled := make(chan error)
 				go func() { filled <- h.Fill(t.Context()) }()
+				synctest.Wait()
+				time.Sleep(2 * backgroundTrickle) // of the test's own clock
 				synctest.Wait()
 				first := <-urgency
 				off := h.Store().Chunk(0).DataOffset
 				h.Expect([]Extent{{off, 1}}, priority)
-				want := Background
-				if priority == Demand {
-					want = Demand
+				if got := first(); got != Background {
+					t.Errorf("a range for nobody became %s", got)
 				}
-				if got := first(); got != want {
-					t.Errorf("a range for nobody became %s, want %s", got, want)
+				expected := make(chan error)
+				go func() { expected <- h.checkExpected(off, 1) }()
+				synctest.Wait()
+				if got := first(); got != Demand {
+					t.Errorf("a range that somebody waits for is %s", got)
 				}
 				close(ready)
-				if err := <-filled; err != nil {
+				if err := errors.Join(<-expected, <-filled); err != nil {
 					t.Error(err)
 				}
 				h.close()
@@ -172,7 +180,7 @@ func TestReadExpected(t *testing.T) {
 	var brought int64
 	for _, q := range h.blob.seen() {
 		brought += q.size
-		if q.priority != Demand {
+		if q.priority != Prefetch {
 			t.Errorf("%+v for one who looks ahead", q)
 		}
 	}

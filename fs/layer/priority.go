@@ -42,7 +42,7 @@ func PriorityFrom(ctx context.Context) Priority {
 
 type flightKey struct{}
 
-// UrgencyFrom is PriorityFrom as it is now: once a reader waits for a range, that is Demand, whatever it was started with.
+// UrgencyFrom is PriorityFrom as it is now: once a reader waits for a range, or is expected to, that is Demand, whatever it was started with.
 func UrgencyFrom(ctx context.Context) Priority {
 	if f, ok := ctx.Value(flightKey{}).(*flight); ok && f.waiters.Load() > 0 {
 		return Demand

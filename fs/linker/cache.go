@@ -49,6 +49,6 @@ func ParseCache(p []byte) Cache {
 
 // textAt is as text, without a copy.
 func textAt(s string, at uint32) string {
-	before, _, _ := strings.Cut(s[at:min(len(s), int(at)+maxName)], "\x00")
+	before, _, _ := strings.Cut(s[at:min(len(s), int(at)+maxPath)], "\x00")
 	return before
 }

@@ -1,6 +1,6 @@
 // Package linker reads ELF objects as a dynamic linker does, to tell what one will read next.
 //
-// What it reads is not to be trusted. Whatever there is in an object, Parse reads 3 MiB of it at most and ends; of real ones some KiB.
+// What it reads is not to be trusted. Whatever there is in an object, Parse reads 300 KiB of it at most and ends; of real ones some KiB.
 package linker
 
 import (
@@ -19,7 +19,9 @@ const (
 	maxSegments = 256
 	maxDynamic  = 4096 // entries
 	maxNeeded   = 512
-	maxName     = 4096 // bytes, as PATH_MAX
+	maxExpected = 64   // of the needed are read ahead
+	maxName     = 256  // bytes of the name of one, as NAME_MAX, and its end
+	maxPath     = 4096 // bytes of others, as PATH_MAX
 )
 
 // ErrFormat is in the errors of Parse that are not those of its reader.
@@ -89,7 +91,7 @@ func (o *Object) interpreter() error {
 		if elf.ProgType(s.Type) != elf.PT_INTERP {
 			continue
 		}
-		if s.Filesz > maxName {
+		if s.Filesz > maxPath {
 			return broken("the name of its interpreter has %d bytes", s.Filesz)
 		}
 		p, err := o.read(s.Off, s.Filesz)
@@ -140,27 +142,30 @@ func (o *Object) dynamicSection() error {
 func (o *Object) names() (err error) {
 	if table, ok := o.offset(o.dynamic[elf.DT_STRTAB]); ok {
 		var expected []Range
-		for _, n := range o.needed {
-			expected = append(expected, Range{int64(table + n), maxName})
+		for _, n := range o.needed[:min(len(o.needed), maxExpected)] {
+			if n < o.dynamic[elf.DT_STRSZ] {
+				expected = append(expected, Range{int64(table + n), maxName})
+			}
 		}
 		o.r.Expect(expected)
 	}
 	for _, n := range o.needed {
-		name, err := o.name(n)
+		name, err := o.name(n, maxName)
 		if err != nil {
 			return err
 		}
 		o.Needed = append(o.Needed, name)
 	}
 	if n, ok := o.dynamic[elf.DT_RUNPATH]; ok {
-		o.RunPath, err = o.name(n)
+		o.RunPath, err = o.name(n, maxPath)
 	} else if n, ok := o.dynamic[elf.DT_RPATH]; ok {
-		o.RPath, err = o.name(n)
+		o.RPath, err = o.name(n, maxPath)
 	}
 	return err
 }
 
-func (o *Object) name(at uint64) (string, error) {
+// name reads what is at a place of the table of strings, with its end not longer than limit.
+func (o *Object) name(at, limit uint64) (string, error) {
 	size := o.dynamic[elf.DT_STRSZ]
 	if at >= size {
 		return "", broken("name at %d of a table of %d bytes", at, size)
@@ -169,7 +174,10 @@ func (o *Object) name(at uint64) (string, error) {
 	if !ok {
 		return "", broken("its table of strings lies in no segment")
 	}
-	p, err := o.read(table+at, min(size-at, maxName))
+	p, err := o.read(table+at, min(size-at, limit))
+	if err == nil && bytes.IndexByte(p, 0) < 0 {
+		err = broken("the name at %d has no end", at)
+	}
 	return text(p), err
 }
 

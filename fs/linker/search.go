@@ -2,6 +2,7 @@ package linker
 
 import (
 	"debug/elf"
+	"iter"
 	"strings"
 )
 
@@ -14,7 +15,7 @@ var triplets = map[elf.Machine]string{
 	elf.EM_S390:    "s390x-linux-gnu",
 }
 
-// maxFolders is how many of an RPath or RunPath are looked at.
+// maxFolders is how many of an RPath or RunPath are looked at, and how many of those of all that need an object.
 const maxFolders = 128
 
 // usual are the folders of dynamic linkers that have no cache, and of musl's.
@@ -23,23 +24,26 @@ var usual = []string{"/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib
 // Loads lists, for each object that a dynamic linker loads for o, the paths where it looks for it, the likeliest first: for the interpreter,
 // where there is one, and for what o needs. origin is the folder of o, "" if it is not known, and rpath are the folders of its RPath and of
 // those of the objects that need it. What LD_LIBRARY_PATH says is not known here.
-func (o *Object) Loads(origin string, rpath []string, cache Cache) (paths [][]string) {
-	if o.Interpreter != "" {
-		paths = append(paths, []string{o.Interpreter})
+func (o *Object) Loads(origin string, rpath []string, cache Cache) iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		if o.Interpreter != "" && !yield([]string{o.Interpreter}) {
+			return
+		}
+		dirs := rpath[:min(len(rpath), maxFolders)]
+		if o.RunPath != "" { // then no RPATH counts
+			dirs = Folders(o.RunPath, origin)
+		}
+		for _, name := range o.Needed {
+			if !yield(o.candidates(name, origin, dirs, cache)) {
+				return
+			}
+		}
 	}
-	dirs := rpath
-	if o.RunPath != "" { // then no RPATH counts
-		dirs = Folders(o.RunPath, origin)
-	}
-	for _, name := range o.Needed {
-		paths = append(paths, o.candidates(name, origin, dirs, cache))
-	}
-	return paths
 }
 
 func (o *Object) candidates(name, origin string, dirs []string, cache Cache) (paths []string) {
 	if strings.Contains(name, "/") { // a path, for which nothing is searched
-		return Folders(name, origin)
+		return Folders(name, origin) // of one, as names of libraries have no colons
 	}
 	for _, dir := range dirs {
 		paths = append(paths, dir+"/"+name) // as it is: what .. means is up to the symlinks before it
@@ -63,7 +67,7 @@ func Folders(list, origin string) (dirs []string) {
 		if origin != "" {
 			dir = strings.NewReplacer("$ORIGIN", origin, "${ORIGIN}", origin).Replace(dir)
 		}
-		if strings.HasPrefix(dir, "/") && !strings.Contains(dir, "$") && len(dirs) < maxFolders {
+		if strings.HasPrefix(dir, "/") && !strings.Contains(dir, "$") && len(dir) <= maxPath && len(dirs) < maxFolders {
 			dirs = append(dirs, dir)
 		}
 	}

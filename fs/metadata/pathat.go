@@ -8,8 +8,9 @@ import (
 )
 
 // PathAt returns the first path whose regular file holds byte off of the address space, the rest of its last block
-// included. It walks the whole tree; it is there for the texts of errors.
+// included. It walks the whole tree.
 func (im *Image) PathAt(off int64) (path string, found bool) {
+	defer im.trim()
 	s := im.search(func(_ *search, in located, err error) bool {
 		return err == nil && in.layout == layoutChunked && in.Offset <= off && off-in.Offset < roundUp(in.Size, blockSize)
 	})
