@@ -3,6 +3,7 @@ package fs
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -107,7 +108,11 @@ func resolve(t *testing.T, root, name string) (content []byte, regular bool) {
 		t.Fatal(err)
 	}
 	defer unix.Close(at)
-	fd, err := unix.Openat2(at, "./"+name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	fd, err := unix.Openat2(at, "./"+name, &how)
+	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) { // something was renamed or mounted meanwhile, anywhere: .. may lead out
+		fd, err = unix.Openat2(at, "./"+name, &how)
+	}
 	if err != nil {
 		return nil, false
 	}
