@@ -45,10 +45,8 @@ func (f *FS) withChain(ds []digest.Digest, fn func(chain)) {
 		}
 	}()
 	for _, d := range ds {
-		if m, err := f.lookup(d); err == nil {
-			if l, ok := f.server.enter(m.shown.id); ok {
-				c = append(c, l)
-			}
+		if l, ok := f.enter(d); ok {
+			c = append(c, l)
 		}
 	}
 	fn(c)

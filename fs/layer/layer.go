@@ -52,7 +52,7 @@ type Options struct {
 	External func(ctx context.Context) ([]byte, error)
 	// Skeleton says that what the layer's tar has besides chunks is to be kept as it comes, for Prove.
 	Skeleton bool
-	// Sparse says that the layer is not filled: who reads a little here and there is not read ahead of.
+	// Sparse says that the layer is not filled: readers are followed by little, as what they do not come to would be fetched for nobody.
 	Sparse   bool
 	Observer Observer
 }
