@@ -46,7 +46,6 @@ type Layer struct {
 	table    table
 	presence presence
 	data     *os.File
-	direct   *os.File // the same, for direct reads; nil where there are none
 
 	presentChunks, presentBytes atomic.Int64
 
@@ -95,7 +94,6 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 	if l.data, err = openData(l.DataPath(), rec.DataSize); err != nil {
 		return nil, err
 	}
-	l.direct = openDirect(l.DataPath())
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
 		return nil, err
 	}
@@ -131,7 +129,7 @@ func (l *Layer) Close() error {
 
 func (l *Layer) free() error {
 	errs := []error{l.table.unmap(), l.presence.unmap()}
-	for _, f := range []*os.File{l.data, l.direct, l.skeleton} {
+	for _, f := range []*os.File{l.data, l.skeleton} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

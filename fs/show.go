@@ -82,9 +82,7 @@ func (f *FS) lazy(ctx context.Context, m *mounted) (string, error) {
 		}
 		return "", err
 	}
-	if st.Complete() { // it is mounted again: complete has seen to the mount before
-		f.erofs.readFarAhead(ctx, m.shown.id, st.DataPath())
-	}
+	f.erofs.setReadAhead(ctx, m.shown) // it may be mounted again
 	return path, nil
 }
 
