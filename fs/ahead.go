@@ -60,6 +60,10 @@ func (a *ahead) drop(l *openLayer) bool {
 
 // openMounted opens a layer to be mounted, or goes on with one that is open.
 func (f *FS) openMounted(ctx context.Context, src Source) (*openLayer, error) {
+	// Who brings it now may have it in the store, and not yet among those that are open.
+	if err := f.share(ctx, src.Digest, func(context.Context) error { return nil }); err != nil {
+		return nil, err
+	}
 	l := f.ahead.take(src.Digest)
 	if l != nil && src.plain() { // it was opened for an image that has a TOC for it
 		f.closeAhead(ctx, l)

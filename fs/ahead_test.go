@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"context"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -53,6 +54,48 @@ func TestSmallLayers(t *testing.T) {
 		if got := r.asked(l.digest); (got == 1) != whole {
 			t.Errorf("up to %d bytes: %d requests", limit, got)
 		}
+	}
+}
+
+// TestMountDuringOpening: who mounts a layer that is being brought waits until it is among those that are open, and goes on with it.
+func TestMountDuringOpening(t *testing.T) {
+	l := buildBlob(t, []file{regular("file", noise(1, 1000))})
+	r := newRegistry(t, l)
+	n := newNode(t, Options{Mode: FUSE})
+	src := r.source(l)
+	src.TOCDigest, src.Size = l.tocDigest, int64(len(l.bytes))
+	opened, put := make(chan *openLayer), make(chan struct{})
+	go func() {
+		err := n.share(t.Context(), l.digest, func(ctx context.Context) error {
+			o, err := n.open(ctx, src)
+			opened <- o
+			<-put
+			n.ahead.put(o)
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	want := <-opened // and in the store
+	got := make(chan *openLayer)
+	go func() {
+		o, err := n.openMounted(t.Context(), src)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- o
+	}()
+	close(put)
+	o := <-got
+	if o != want {
+		t.Error("it was opened once more")
+		if err := want.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := o.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -60,6 +60,28 @@ func TestTailOfSmallLayer(t *testing.T) {
 	}
 }
 
+// TestTailBeforeFlight: who found a chunk missing just before the tail was stored does not fetch it after that.
+func TestTailBeforeFlight(t *testing.T) {
+	h := openTail(t, smallLayer(), nil)
+	<-h.TailStored()
+	h.mu.Lock()
+	all := make([]int, h.Store().NumChunks())
+	for i := range all {
+		all[i] = i
+	}
+	f := h.launch(h.life, h.spans(all, bounds{demandRange, bridge})[0], Demand)
+	h.mu.Unlock()
+	h.fly(f)
+	for _, p := range f.pending {
+		if !p.settled() || p.err != nil {
+			t.Errorf("chunk %d: settled %t, %v", p.chunk, p.settled(), p.err)
+		}
+	}
+	if n := len(h.blob.seen()); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 // TestTailOfLayer: of other layers it is the last files, in every format.
 func TestTailOfLayer(t *testing.T) {
 	for name, f := range formats {
