@@ -46,6 +46,7 @@ type Layer struct {
 	table    table
 	presence presence
 	data     *os.File
+	direct   *os.File // the same, for direct reads; nil where there are none
 
 	presentChunks, presentBytes atomic.Int64
 
@@ -94,6 +95,7 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 	if l.data, err = openData(l.DataPath(), rec.DataSize); err != nil {
 		return nil, err
 	}
+	l.direct = openDirect(l.DataPath())
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
 		return nil, err
 	}
@@ -129,7 +131,7 @@ func (l *Layer) Close() error {
 
 func (l *Layer) free() error {
 	errs := []error{l.table.unmap(), l.presence.unmap()}
-	for _, f := range []*os.File{l.data, l.skeleton} {
+	for _, f := range []*os.File{l.data, l.direct, l.skeleton} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

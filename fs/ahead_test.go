@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -86,6 +87,11 @@ func TestMountDuringOpening(t *testing.T) {
 		}
 		got <- o
 	}()
+	select {
+	case <-got:
+		t.Fatal("it was not waited for")
+	case <-time.After(100 * time.Millisecond):
+	}
 	close(put)
 	o := <-got
 	if o != want {

@@ -71,7 +71,7 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 			return
 		}
 		if lazy {
-			f.erofs.setReadAhead(ctx, m.shown)
+			f.erofs.readFarAhead(ctx, m.shown.id, m.shown.layer.Store().DataPath())
 		}
 		native := lazy && f.native()
 		if !native && !f.proves(m) {

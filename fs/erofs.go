@@ -29,7 +29,7 @@ type erofsMounter struct {
 
 // lazyReadAheadKiB is how far mounts read ahead of which contents may have to be fetched: as far as Linux does by itself. More of a
 // program's pages would come with each one that it faults in, and every one of these has to be waited for. Whoever reads on is read ahead of by
-// the layer, and, when nothing has to be waited for, by more: see stream.
+// the layer.
 const lazyReadAheadKiB = 128
 
 // lazy mounts image with a blob of the server as its device, and returns where.
@@ -49,20 +49,12 @@ func (m *erofsMounter) lazy(ctx context.Context, id uint32, image, blob string) 
 	return point, nil
 }
 
-// setReadAhead sets how far the lazy mount of l reads ahead, by what is known of it now: as far as a mount on the data file once all of
-// the layer is there, when nothing has to be fetched any more for a read that nobody asked for. It may wait for a mount, and so for the
-// server.
-func (m *erofsMounter) setReadAhead(ctx context.Context, l *shown) {
+// readFarAhead has a lazy mount read as far ahead as one on the data file. It is called once all of the layer is in that file: nothing
+// has to be fetched any more for a read that nobody asked for.
+func (m *erofsMounter) readFarAhead(ctx context.Context, id uint32, data string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	st, kib := l.layer.Store(), min(m.readAheadKiB, lazyReadAheadKiB)
-	switch {
-	case st.Complete():
-		kib = m.diskReadAhead(st.DataPath())
-	case l.stream.seen.Load():
-		kib = m.readAheadKiB
-	}
-	readAhead(ctx, m.bdis[filepath.Join(m.dir, treeName(l.id))], kib)
+	readAhead(ctx, m.bdis[filepath.Join(m.dir, treeName(id))], m.diskReadAhead(data))
 }
 
 // native mounts image with a data file as its device, and returns where.

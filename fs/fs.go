@@ -246,9 +246,6 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		slots:    make(map[digest.Digest]*slot),
 	}
 	srv.begins = f.begins
-	if erofs != nil {
-		srv.streams = f.streams
-	}
 	return f, nil
 }
 

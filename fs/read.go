@@ -60,9 +60,6 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (resu
 		}
 		if err == nil {
 			s.begins(l, start+off, buf[:n])
-			if s.streams != nil {
-				s.streams(l, off, int64(n), wait.began)
-			}
 		}
 		return err
 	})

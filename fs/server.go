@@ -35,9 +35,8 @@ type server struct {
 	lost    chan struct{} // closed by lose
 	lose    func()        // called when somebody else has taken a mount away
 
-	begins    func(l *shown, off int64, p []byte)       // is told what was read
-	streams   func(l *shown, off, n int64, waited bool) // the same of blobs; nil with trees
-	userxattr bool                                      // overlays on top have the option
+	begins    func(l *shown, off int64, p []byte) // is told what was read
+	userxattr bool                                // overlays on top have the option
 
 	waiting atomic.Int64  // READs that wait for a registry, or whose answers are not sent yet
 	filling chan struct{} // places of READs that have waited without a buffer

@@ -82,7 +82,9 @@ func (f *FS) lazy(ctx context.Context, m *mounted) (string, error) {
 		}
 		return "", err
 	}
-	f.erofs.setReadAhead(ctx, m.shown) // it may be mounted again
+	if st.Complete() { // it is mounted again: complete has seen to the mount before
+		f.erofs.readFarAhead(ctx, m.shown.id, st.DataPath())
+	}
 	return path, nil
 }
 

@@ -25,8 +25,7 @@ type shown struct {
 	refused  atomic.Bool                       // its contents are not what they should be: nobody reads them
 	users    sync.WaitGroup                    // requests under way
 	chain    atomic.Pointer[[]digest.Digest]   // the layers of the image of its last container, the topmost first
-	stream   stream
-	begun    begun // objects that were seen to for their programs
+	begun    begun                             // objects that were seen to for their programs
 }
 
 // newShown opens the metadata image of l. The caller closes l if it fails; else close does. Log lines about the layer

@@ -22,7 +22,7 @@ type config struct {
 	LogLevel       level     `toml:"log_level" doc:"One of trace, debug, info, warn, error."`
 	Mount          mount     `toml:"mount" doc:"How layers are mounted. \"auto\": by the kernel's EROFS where it has it, else over FUSE.\n\"erofs\", \"fuse\": only so. \"loop\": by EROFS on loop devices, which \"auto\" and \"erofs\"\nuse where the kernel cannot mount a file (before Linux 6.12)."`
 	Native         bool      `toml:"native" doc:"Mount layers of which all is on disk without FUSE, for the containers that start from then on."`
-	ReadAhead      size      `toml:"readahead" doc:"How far the kernel reads ahead in the files of a mount, in whole KiB. Once all of a layer is there: as\nfar as on the disk of the root directory, if that is more; with EROFS before that: 128KiB at most,\nuntil somebody reads on without having to wait."`
+	ReadAhead      size      `toml:"readahead" doc:"How far the kernel reads ahead in the files of a mount, in whole KiB. Once all of a layer is there: as\nfar as on the disk of the root directory, if that is more; with EROFS before that: 128KiB at most."`
 	Volatile       bool      `toml:"volatile" doc:"Do not sync what containers write (overlayfs's \"volatile\"): faster, and what they wrote may be\nlost or incomplete when the host crashes. A container from before a reboot does not start again."`
 
 	Registry registryConfig `toml:"registry" doc:"Where layers come from."`

@@ -79,9 +79,6 @@ func (w *worker) share(rest time.Duration) {
 }
 
 func (w *worker) run() error {
-	if w.arrived() {
-		return nil
-	}
 	if err := w.bring(w.f.off, w.f.size, w.f.pending); err != nil {
 		return err
 	}
@@ -89,17 +86,6 @@ func (w *worker) run() error {
 		return err
 	}
 	return w.unkept
-}
-
-// arrived settles the flight if all of it is in the store: what came along with the TOC is put there without one, and forgotten then.
-func (w *worker) arrived() bool {
-	if slices.ContainsFunc(w.f.chunks, func(i int) bool { return !w.store.Has(i) }) {
-		return false
-	}
-	for _, p := range w.f.pending {
-		w.settle(p, nil, nil)
-	}
-	return true
 }
 
 // bring fetches size bytes from off on and stores the chunks of want, which are in there in this order. What comes wrong

@@ -77,6 +77,7 @@ type Layer struct {
 	flights sync.WaitGroup // those that have a goroutine of their own
 
 	cursors cursors
+	row     row
 	listed  toc.Listed // what of the first chunks is on the prefetch list
 
 	mu      sync.Mutex

@@ -158,7 +158,7 @@ func (d *dataWindow) load(off, end int64) error {
 		n = min(n, (end-start+windowAlign-1)&^(windowAlign-1))
 	}
 	d.off, d.have = start, d.buf[:n]
-	got, err := d.store.ReadAt(d.have, start)
+	got, err := d.store.ReadOnce(d.have, start)
 	if int64(got) == n {
 		return nil // also with io.EOF
 	}

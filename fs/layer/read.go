@@ -68,6 +68,9 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 		}
 	}
 	n, err := l.store.ReadAt(p, off)
+	if behind := l.row.read(off, int64(n)); behind.Size > 0 {
+		l.store.Drop(behind.Off, behind.Size)
+	}
 	for _, k := range kept {
 		copy(p[k.at:], k.bytes)
 	}

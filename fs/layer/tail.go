@@ -109,6 +109,7 @@ func (l *Layer) keepTail(t *tail) {
 		defer l.scheduler.tails.give(memory)
 		defer t.forget()
 		l.storeTail(t)
+		l.followUp(t)
 	})
 }
 
@@ -125,6 +126,21 @@ func (l *Layer) storeTail(t *tail) {
 			return
 		}
 		rest = rest[n:]
+	}
+}
+
+// followUp waits for those who found a chunk missing before it was stored, and would ask the registry for it.
+func (l *Layer) followUp(t *tail) {
+	for _, i := range t.chunks {
+		p := l.inFlight(i)
+		if p == nil {
+			continue
+		}
+		select {
+		case <-p.done:
+		case <-l.life.Done():
+			return
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"io"
+	"runtime"
 	"testing"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
@@ -60,10 +61,11 @@ func TestTailOfSmallLayer(t *testing.T) {
 	}
 }
 
-// TestTailBeforeFlight: who found a chunk missing just before the tail was stored does not fetch it after that.
+// TestTailBeforeFlight: who found a chunk missing just before the tail was stored has it from there after that.
 func TestTailBeforeFlight(t *testing.T) {
-	h := openTail(t, smallLayer(), nil)
-	<-h.TailStored()
+	s := NewScheduler(SchedulerOptions{})
+	empty := crowd(t, s.cores)
+	h := openTail(t, smallLayer(), func(o *Options) { o.Scheduler = s })
 	h.mu.Lock()
 	all := make([]int, h.Store().NumChunks())
 	for i := range all {
@@ -71,7 +73,12 @@ func TestTailBeforeFlight(t *testing.T) {
 	}
 	f := h.launch(h.life, h.spans(all, bounds{demandRange, bridge})[0], Demand)
 	h.mu.Unlock()
+	empty()
+	for !h.Store().Complete() {
+		runtime.Gosched()
+	}
 	h.fly(f)
+	<-h.TailStored()
 	for _, p := range f.pending {
 		if !p.settled() || p.err != nil {
 			t.Errorf("chunk %d: settled %t, %v", p.chunk, p.settled(), p.err)

@@ -1,0 +1,60 @@
+package fs
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestReadsLeaveFewPages: of a large file that is read from front to back out of a layer that is not complete, little is in the page cache
+// twice.
+func TestReadsLeaveFewPages(t *testing.T) {
+	const size = 24 << 20
+	l := buildBlob(t, []file{regular("file", noise(1, size)), regular("missing", noise(2, 8<<20))})
+	inModes(t, func(t *testing.T, mode Mode) {
+		n := newNode(t, Options{Mode: mode})
+		f, err := os.Open(filepath.Join(n.mountLayer(t, newRegistry(t, l).source(l)), "file"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		read := func() {
+			t.Helper()
+			if _, err := io.Copy(io.Discard, io.NewSectionReader(f, 0, size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := n.lookup(l.digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := m.shown.layer.Store().File()
+		cached := func() int64 {
+			t.Helper()
+			var pages unix.Cachestat_t
+			if err := unix.Cachestat(uint(data.Fd()), &unix.CachestatRange{}, &pages, 0); err != nil {
+				t.Skip("this kernel does not tell what is cached: ", err)
+			}
+			return int64(pages.Cache) * 4096
+		}
+		read()
+		if err := data.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range []uintptr{data.Fd(), f.Fd()} {
+			if err := unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if cached() > 0 {
+			t.Skip("nothing is dropped on this file system")
+		}
+		read()
+		if got := cached(); got == 0 || got > size/2 {
+			t.Errorf("%d of %d bytes of the data file are in the page cache", got, size)
+		}
+	})
+}
