@@ -63,8 +63,7 @@ func TestMountDuringOpening(t *testing.T) {
 	l := buildBlob(t, []file{regular("file", noise(1, 1000))})
 	r := newRegistry(t, l)
 	n := newNode(t, Options{Mode: FUSE})
-	src := r.source(l)
-	src.TOCDigest, src.Size = l.tocDigest, int64(len(l.bytes))
+	src := r.told(l)
 	opened, put := make(chan *openLayer), make(chan struct{})
 	go func() {
 		err := n.share(t.Context(), l.digest, func(ctx context.Context) error {
@@ -110,8 +109,7 @@ func TestAheadOfOtherTOC(t *testing.T) {
 	l := buildBlob(t, []file{regular("file", noise(1, 1000))})
 	r := newRegistry(t, l)
 	n := newNode(t, Options{Mode: FUSE})
-	src := r.source(l)
-	src.TOCDigest, src.Size = l.tocDigest, int64(len(l.bytes))
+	src := r.told(l)
 	open := func() *openLayer {
 		t.Helper()
 		o, err := n.open(t.Context(), src)

@@ -36,8 +36,7 @@ func manyFiles(t testing.TB, n int) blob {
 // restart.
 func BenchmarkMount(b *testing.B) {
 	l := manyFiles(b, 120_000)
-	src := newRegistry(b, l).source(l)
-	src.TOCDigest, src.Size = l.tocDigest, int64(len(l.bytes))
+	src := newRegistry(b, l).told(l)
 	b.Run("first", func(b *testing.B) {
 		n := newNode(b, Options{})
 		for b.Loop() {

@@ -244,6 +244,13 @@ func (r *registry) source(l blob) Source {
 	return Source{Ref: r.ref, Digest: l.digest, Manifest: r.manifest}
 }
 
+// told is source with what the manifest says.
+func (r *registry) told(l blob) Source {
+	src := r.source(l)
+	src.TOCDigest, src.Size = l.tocDigest, int64(len(l.bytes))
+	return src
+}
+
 // node is a folder with a store, and an FS on it.
 type node struct {
 	*FS
