@@ -143,7 +143,7 @@ func (c *conversion) rewriteConfig(m *image.Manifest) (ocispec.Descriptor, []byt
 // stale are the annotations that describe a blob's lazy format: they do not survive the blob.
 var stale = []string{
 	estargz.TOCJSONDigestAnnotation, estargz.StoreUncompressedSizeAnnotation, toc.EStargzPositionAnnotation,
-	toc.PrefetchAnnotation,
+	toc.PrefetchAnnotation, toc.PrefetchSizeAnnotation,
 	toc.ZstdChecksumAnnotation, toc.ZstdPositionAnnotation, toc.PodmanChecksumAnnotation, toc.PodmanPositionAnnotation,
 	"io.github.containers.zstd-chunked.tarsplit-position", "io.github.containers.zstd-chunked.tarsplit-checksum",
 }

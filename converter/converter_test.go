@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"math/rand/v2"
 	"path/filepath"
 	"reflect"
 	"runtime"
@@ -339,6 +340,42 @@ func TestPrefetchRanges(t *testing.T) {
 		again, report = convertTo(t, out.source(), converter.Options{})
 		if got := said(again, report, 0); got != "" {
 			t.Errorf("%s: converted anew without a list, the layer says %q", format, got)
+		}
+	}
+}
+
+// TestPrefetchSize: a layer says how long its beginning with the list is, if it is worth fetching as a whole.
+func TestPrefetchSize(t *testing.T) {
+	const chunk = 256 << 10
+	src := newLayout(t)
+	noise := rand.NewChaCha8([32]byte{})
+	big := make([]byte, 8*chunk)
+	_, _ = noise.Read(big)
+	src.tag(src.image(host, testLayer{tar: tarOf(t, file("big", string(big)), file("other", string(big)))}))
+	for _, format := range []toc.Format{toc.EStargz, toc.ZstdChunked} {
+		var listed *layout
+		for lines, want := range map[string]int64{ // chunks that are not compressible
+			"big\n": 8,
+			fmt.Sprintf("big\t0-%d,%d-%d\n", 2*chunk, 5*chunk, 6*chunk): 7,
+			fmt.Sprintf("big\t%d-%d\n", 5*chunk, 6*chunk):               0,
+			"nothing\n": 0,
+		} {
+			list, err := prefetch.Parse(strings.NewReader(lines))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, report := convertTo(t, src.source(), converter.Options{Prefetch: list, Format: format})
+			got := toc.PrefetchSize(manifestOf(out, ocispec.Descriptor{Digest: report.Digest}).Layers[0].Annotations)
+			if got < want*chunk || got > want*chunk+want*4096 {
+				t.Errorf("%s, %q: %d bytes, want %d chunks", format, lines, got, want)
+			}
+			if got > 0 {
+				listed = out
+			}
+		}
+		again, report := convertTo(t, listed.source(), converter.Options{})
+		if got := toc.PrefetchSize(manifestOf(again, ocispec.Descriptor{Digest: report.Digest}).Layers[0].Annotations); got != 0 {
+			t.Errorf("%s: converted anew without a list, the layer says %d", format, got)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
@@ -223,6 +224,9 @@ func (l *layer) describe(blob io.ReaderAt) error {
 	listed := l.listed(layout)
 	if slices.Contains(listed, false) {
 		l.annotations[toc.PrefetchAnnotation] = listed.String()
+	}
+	if end, bytes := listed.Extent(layout); bytes > 0 && bytes >= end/2 {
+		l.annotations[toc.PrefetchSizeAnnotation] = strconv.FormatInt(end, 10)
 	}
 	l.report.PrefetchBytes = listed.Bytes(layout)
 	return nil

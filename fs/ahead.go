@@ -82,14 +82,14 @@ func (f *FS) openMounted(ctx context.Context, src Source) (*openLayer, error) {
 	return l, nil
 }
 
-// keepAhead keeps l open until somebody mounts it, or its tail is stored.
+// keepAhead keeps l open until somebody mounts it, or what came along with its TOC is stored.
 func (f *FS) keepAhead(ctx context.Context, l *openLayer) {
 	if old := f.ahead.put(l); old != nil {
 		f.closeAhead(ctx, old)
 	}
 	_, ok := f.tasks.start(ctx, func(ctx context.Context) {
 		select {
-		case <-l.TailStored():
+		case <-l.ExtrasStored():
 		case <-ctx.Done():
 		}
 		if f.ahead.drop(l) {

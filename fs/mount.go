@@ -28,6 +28,7 @@ type Source struct {
 	// From the manifest.
 	place     toc.Place // of the TOC; zero if it is not told
 	listed    string    // toc.PrefetchAnnotation
+	begins    int64     // toc.PrefetchSizeAnnotation; 0 without
 	whole     bool      // the layer is so small that it is fetched along with its TOC
 	mediaType string    // "" unless the layer is a plain one
 }

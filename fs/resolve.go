@@ -113,6 +113,7 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 		TOCDigest:      src.TOCDigest,
 		TOCPlace:       src.place,
 		PrefetchListed: src.listed,
+		PrefetchSize:   src.begins,
 		Whole:          src.whole,
 		External:       func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
 		Skeleton:       f.opts.ProveOf(src.Ref),
@@ -198,6 +199,7 @@ func (f *FS) from(src Source, m ocispec.Manifest) (Source, error) {
 func (src Source) told(desc ocispec.Descriptor, m ocispec.Manifest, small int64) (Source, error) {
 	d, place := toc.Annotated(desc.Annotations)
 	src.listed = desc.Annotations[toc.PrefetchAnnotation]
+	src.begins = toc.PrefetchSize(desc.Annotations)
 	src.place, src.whole = place, desc.Size <= wholeSize(m.Layers, small)
 	return src.with(d, desc.Size)
 }

@@ -85,7 +85,11 @@ func (l *Layer) bulk(ctx context.Context, b *bulk) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.life, func() { cancel(ErrClosed) })()
+	return l.pursue(ctx, b)
+}
 
+// pursue is bulk for who keeps the layer from being closed, until ctx ends.
+func (l *Layer) pursue(ctx context.Context, b *bulk) error {
 	for b.measure(ctx) {
 		if err := b.pass(ctx); err != nil {
 			return err

@@ -23,18 +23,31 @@ type creation struct {
 	tail      *tail
 }
 
-// create brings a layer into the store by its TOC, and returns what else of the blob has come.
-func create(ctx context.Context, o Options) (*cache.Layer, *tail, error) {
+// extras are what is fetched of a blob along with its TOC. The zero value is nothing.
+type extras struct {
+	tail *tail
+	head *head
+}
+
+// create brings a layer into the store by its TOC, and returns what else of the blob has come, or is coming: the caller stops that, or keeps it.
+func create(ctx context.Context, o Options) (_ *cache.Layer, came extras, err error) {
 	if o.TOCDigest == "" {
-		return nil, nil, ErrNoTOC
+		return nil, extras{}, ErrNoTOC
 	}
+	came.head = newHead(ctx, o)
+	defer func() {
+		if err != nil {
+			came.head.stop()
+		}
+	}()
 	c, err := layOut(ctx, o)
 	if err != nil {
-		return nil, nil, err
+		return nil, came, err
 	}
 	defer c.end()
 	store, err := o.Store.Create(o.Digest, c.info, c.write)
-	return store, c.tail, err
+	came.tail = c.tail
+	return store, came, err
 }
 
 // layOut reads a TOC and lays it out, and once more, from another host if there is one, if what came is not what the

@@ -48,6 +48,9 @@ type Options struct {
 	Whole     bool          // fetch all of the blob along with its TOC, if it is small
 	// PrefetchListed is the toc.PrefetchAnnotation of a layer that is not in the store yet; "" for none.
 	PrefetchListed string
+	// PrefetchSize is how many of the blob's first bytes have its prefetch list, for a layer that is not in the store yet: they are asked for along
+	// with the TOC. 0 if not known.
+	PrefetchSize int64
 	// External gets the TOC, as compressed, of a layer that has it elsewhere; nil if nobody knows.
 	External func(ctx context.Context) ([]byte, error)
 	// Skeleton says that what the layer's tar has besides chunks is to be kept as it comes, for Prove.
@@ -65,9 +68,8 @@ type Layer struct {
 	blob      Blob
 	format    toc.Format
 	observer  Observer
-	skeleton  bool          // see Options
-	sparse    bool          // see Options
-	tail      chan struct{} // see TailStored
+	skeleton  bool // see Options
+	sparse    bool // see Options
 
 	// life ends when the layer is closed. Calls hold alive for reading, so Close waits for them, and flights begin only
 	// under it.
@@ -75,6 +77,8 @@ type Layer struct {
 	end     context.CancelCauseFunc
 	alive   sync.RWMutex
 	flights sync.WaitGroup // those that have a goroutine of their own
+	storing sync.WaitGroup // what came along with the TOC
+	stored  chan struct{}  // see ExtrasStored
 
 	cursors cursors
 	row     row
@@ -95,7 +99,7 @@ type Status struct {
 	Err      error  // why the range that ended last is not all in the store; nil if it is
 }
 
-func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Layer {
+func newLayer(ctx context.Context, o Options, store *cache.Layer, came extras) *Layer {
 	info := store.Info()
 	l := &Layer{
 		ref:       o.Ref,
@@ -106,14 +110,23 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer, t *tail) *Laye
 		observer:  o.Observer,
 		skeleton:  o.Skeleton && info.DiffID == "",
 		sparse:    o.Sparse,
-		tail:      make(chan struct{}),
+		stored:    make(chan struct{}),
 		listed:    toc.ParseListed(info.PrefetchListed, info.PrefetchChunks),
 		pending:   make(map[int]*pending),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
-	l.keepTail(t)
+	l.keepTail(came.tail)
+	l.keepHead(came.head)
+	l.flights.Go(func() {
+		l.storing.Wait()
+		close(l.stored)
+	})
 	return l
 }
+
+// ExtrasStored is closed when what was fetched along with the TOC is in the store, or is given up: at once for a layer that was in the store
+// before.
+func (l *Layer) ExtrasStored() <-chan struct{} { return l.stored }
 
 // begin lets a call in, which ends with l.alive.RUnlock.
 func (l *Layer) begin() error {

@@ -17,27 +17,27 @@ var ErrNoTOC = errors.New("TOC digest is not known")
 // Open opens a layer: from the store without the network, else by its TOC, which it fetches from the end of the blob
 // and checks. What comes along with the TOC is stored in the background. The caller closes the layer.
 func Open(ctx context.Context, o Options) (*Layer, error) {
-	store, t, err := openStored(ctx, o)
+	store, came, err := openStored(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("open %s layer %s: %w", o.Ref, o.Digest, err)
 	}
-	return newLayer(ctx, o, store, t), nil
+	return newLayer(ctx, o, store, came), nil
 }
 
-func openStored(ctx context.Context, o Options) (*cache.Layer, *tail, error) {
-	var t *tail
+func openStored(ctx context.Context, o Options) (_ *cache.Layer, came extras, err error) {
 	store, err := o.Store.Get(o.Digest)
 	if errors.Is(err, fs.ErrNotExist) {
-		store, t, err = create(ctx, o)
+		store, came, err = create(ctx, o)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, extras{}, err
 	}
 	if have := store.Info().TOCDigest; o.TOCDigest != "" && have != o.TOCDigest {
-		return nil, nil, errors.Join(
+		came.head.stop()
+		return nil, extras{}, errors.Join(
 			fmt.Errorf("layer in the store was made from TOC %s, the image names TOC %s", have, o.TOCDigest), store.Close())
 	}
-	return store, t, nil
+	return store, came, nil
 }
 
 // blobReader reads a blob for one call, whose context it carries.

@@ -120,7 +120,7 @@ func TestProve(t *testing.T) {
 // TestProveTail: what comes along with the TOC has its skeleton too.
 func TestProveTail(t *testing.T) {
 	h := openTail(t, smallLayer(), keepSkeleton)
-	<-h.TailStored()
+	<-h.ExtrasStored()
 	h.blob.answer(nil)
 	h.mustProve()
 	if n := len(h.blob.seen()); n > 3 { // before the first file, behind the last one, and the landmark

@@ -51,7 +51,8 @@ type Scheduler struct {
 	cores   *gate // who decodes; a range that waits for the network is not inside. Background takes half: containers start meanwhile
 	buffers *buffers
 	layouts *gate // TOCs that are made into metadata images, and tails
-	tails   tailBudget
+	tails   budget
+	heads   budget
 	proofs  chan struct{} // held while a layer is hashed as a whole: one at a time
 	heap    heap
 }
@@ -92,7 +93,8 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			places: [priorities]int{Background: 1, Prefetch: cores, Demand: cores},
 			bytes:  [priorities]int64{m, m, m},
 		},
-		tails:  tailBudget{left: o.TailMemory},
+		tails:  budget{left: o.TailMemory},
+		heads:  budget{left: min(headMemory, m/8)},
 		proofs: make(chan struct{}, 1),
 		heap:   heap{free: debug.FreeOSMemory},
 	}

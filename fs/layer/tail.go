@@ -27,13 +27,13 @@ type tail struct {
 	bytes []byte // nil once they are no longer needed, or not trusted
 }
 
-// tailBudget bounds the memory of all tails.
-type tailBudget struct {
+// budget bounds the memory of all tails, or of all heads.
+type budget struct {
 	mu   sync.Mutex
 	left int64
 }
 
-func (b *tailBudget) take(n int64) bool {
+func (b *budget) take(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n > b.left {
@@ -43,7 +43,7 @@ func (b *tailBudget) take(n int64) bool {
 	return true
 }
 
-func (b *tailBudget) give(n int64) {
+func (b *budget) give(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left += n
@@ -90,21 +90,15 @@ func (t *tail) forget() {
 	t.bytes = nil
 }
 
-// TailStored is closed when what the read of the TOC has brought besides is in the store, or is given up: at once for a layer that
-// was in the store before.
-func (l *Layer) TailStored() <-chan struct{} { return l.tail }
-
-// keepTail puts what the layer's tail holds into the store, in the background, if there is memory for it.
+// keepTail has what the layer's tail holds put into the store, if there is memory for it.
 func (l *Layer) keepTail(t *tail) {
 	if t == nil || len(t.chunks) == 0 || !l.scheduler.tails.take(t.memory()) {
-		close(l.tail)
 		return
 	}
 	memory := t.memory()
 	l.blob = t
 	l.scheduler.heap.begin()
-	l.flights.Go(func() {
-		defer close(l.tail)
+	l.storing.Go(func() {
 		defer l.scheduler.heap.end(memory)
 		defer l.scheduler.tails.give(memory)
 		defer t.forget()

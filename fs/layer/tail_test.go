@@ -48,7 +48,7 @@ func smallLayer() fixture {
 // TestTailOfSmallLayer: what came whole with its TOC is not fetched again.
 func TestTailOfSmallLayer(t *testing.T) {
 	h := openTail(t, smallLayer(), nil)
-	<-h.TailStored()
+	<-h.ExtrasStored()
 	if !h.Store().Complete() {
 		t.Error("not complete")
 	}
@@ -78,7 +78,7 @@ func TestTailBeforeFlight(t *testing.T) {
 		runtime.Gosched()
 	}
 	h.fly(f)
-	<-h.TailStored()
+	<-h.ExtrasStored()
 	for _, p := range f.pending {
 		if !p.settled() || p.err != nil {
 			t.Errorf("chunk %d: settled %t, %v", p.chunk, p.settled(), p.err)
@@ -94,7 +94,7 @@ func TestTailOfLayer(t *testing.T) {
 	for name, f := range formats {
 		t.Run(name, func(t *testing.T) {
 			h := openTail(t, f(), nil)
-			<-h.TailStored()
+			<-h.ExtrasStored()
 			first := h.Store().NumChunks()
 			for h.Store().Has(first - 1) {
 				first--
@@ -132,7 +132,7 @@ func TestTailInMemory(t *testing.T) {
 		t.Errorf("%d requests", n)
 	}
 	empty()
-	<-h.TailStored()
+	<-h.ExtrasStored()
 }
 
 // crowd takes all places that background has at a gate, until empty is called.
@@ -160,14 +160,14 @@ func TestTailIsGivenUpByClose(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
-	<-h.TailStored()
+	<-h.ExtrasStored()
 	empty()
 }
 
 func TestTailWithoutRoom(t *testing.T) {
 	f := smallLayer()
 	h := open(t, f, nil) // whose budget is none
-	<-h.TailStored()
+	<-h.ExtrasStored()
 	h.mustCheck(0, len(h.want))
 	if n := len(h.blob.seen()); n == 0 {
 		t.Error("contents came without a request")
@@ -195,7 +195,7 @@ func TestWrongTail(t *testing.T) {
 				return b.body(bytes.NewReader(p)), nil
 			}
 		})
-		<-h.TailStored()
+		<-h.ExtrasStored()
 		if h.Store().Complete() {
 			t.Fatal("complete with wrong bytes")
 		}

@@ -10,6 +10,19 @@ import (
 // follow are not, and so on in turns. Whoever does not know it prefetches all of them.
 const PrefetchAnnotation = "io.github.sluice-snapshotter.prefetch-chunks"
 
+// PrefetchSizeAnnotation is Sluice's own: how many of a blob's first bytes have all that is on its prefetch list, as a decimal number. Whoever
+// knows it can ask for them before there is a TOC. Layers where most of these bytes are not on the list have none.
+const PrefetchSizeAnnotation = "io.github.sluice-snapshotter.prefetch-size"
+
+// PrefetchSize returns what a layer's PrefetchSizeAnnotation says; 0 if there is none, or it cannot be read.
+func PrefetchSize(annotations map[string]string) int64 {
+	n, err := strconv.ParseInt(annotations[PrefetchSizeAnnotation], 10, 64)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}
+
 // Listed says which of a layer's first chunks are on its prefetch list, by chunk.
 type Listed []bool
 
@@ -56,6 +69,17 @@ func (l Listed) Bytes(layout *Layout) (sum int64) {
 		}
 	}
 	return sum
+}
+
+// Extent returns how many of the blob's first bytes have all that is listed, and how many of these are listed, as compressed.
+func (l Listed) Extent(layout *Layout) (end, listed int64) {
+	for i, c := range layout.Chunks[:layout.PrefetchChunks] {
+		if last := c.BlobOffset + c.BlobSize; l.Has(i) && last > end { // streams are counted once
+			end = last
+			listed += c.BlobSize
+		}
+	}
+	return end, listed
 }
 
 // Has says whether a chunk is on the list.

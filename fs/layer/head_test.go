@@ -1,0 +1,277 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"runtime"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// listedSize is how many of the blob's first bytes have all of its prefetch list.
+func (f fixture) listedSize(t *testing.T) int64 {
+	t.Helper()
+	h := open(t, f, nil)
+	c := h.Store().Chunk(h.Store().Info().PrefetchChunks - 1)
+	return c.BlobOffset + c.BlobSize
+}
+
+type serve = func(ctx context.Context, n int, q request) (io.ReadCloser, error)
+
+// headOptions are those of f with its head, whose requests how answers, if it is not nil.
+func headOptions(t *testing.T, f fixture, how func(b *fake) serve) Options {
+	t.Helper()
+	o := f.options(t, newStore(t))
+	o.PrefetchSize = f.listedSize(t)
+	b := o.Blob.(*fake)
+	if how != nil {
+		answer := how(b)
+		b.answer(func(ctx context.Context, n int, q request) (io.ReadCloser, error) {
+			if q.off > 0 {
+				return b.plain(q), nil
+			}
+			return answer(ctx, n, q)
+		})
+	}
+	t.Cleanup(func() {
+		if left := o.Scheduler.heads.left; left != headMemory {
+			t.Errorf("%d bytes of the budget were not given back", headMemory-left)
+		}
+	})
+	return o
+}
+
+// openHead opens f with headOptions, and does not forget the requests.
+func openHead(t *testing.T, f fixture, how func(b *fake) serve) *harness {
+	t.Helper()
+	o := headOptions(t, f, how)
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &harness{Layer: l, t: t, blob: o.Blob.(*fake), store: o.Store, want: f.space(t, l), fix: f}
+	t.Cleanup(func() {
+		if l.life.Err() == nil {
+			h.close()
+		}
+	})
+	return h
+}
+
+// asked counts the requests from an offset on.
+func (b *fake) asked(off int64) (n int) {
+	for _, q := range b.seen() {
+		if q.off == off {
+			n++
+		}
+	}
+	return n
+}
+
+// waited is closed when a reader waits for a chunk.
+func (h *harness) waited(chunk int) <-chan struct{} {
+	waits := make(chan struct{})
+	go func() {
+		for h.t.Context().Err() == nil {
+			h.mu.Lock()
+			p := h.pending[chunk]
+			if p != nil && len(p.readers) > 0 {
+				close(waits)
+				h.mu.Unlock()
+				return
+			}
+			h.mu.Unlock()
+			runtime.Gosched()
+		}
+	}()
+	return waits
+}
+
+// mustHaveList says whether the prefetch list is in the store.
+func (h *harness) mustHaveList() {
+	h.t.Helper()
+	for i := range h.Store().Info().PrefetchChunks {
+		if !h.Store().Has(i) {
+			h.t.Errorf("chunk %d is missing", i)
+		}
+	}
+}
+
+// TestHead: what came along with the TOC is in the store without being asked for again, and right.
+func TestHead(t *testing.T) {
+	for name, f := range formats {
+		t.Run(name, func(t *testing.T) {
+			h := openHead(t, f(), nil)
+			<-h.ExtrasStored()
+			h.mustHaveList()
+			if err := h.Prefetch(t.Context(), 1, nil); err != nil {
+				t.Error(err)
+			}
+			off, _ := h.place(hotFile)
+			h.mustCheck(off, len(h.fix.files[hotFile]))
+			if seen := h.blob.seen(); len(seen) != 2 || h.blob.asked(0) != 1 {
+				t.Errorf("requests: %+v", seen)
+			}
+			if err := h.Fill(t.Context()); err != nil {
+				t.Error(err)
+			}
+			h.mustCheck(0, len(h.want))
+		})
+	}
+}
+
+// TestHeadWithTOC: neither waits for the other.
+func TestHeadWithTOC(t *testing.T) {
+	o := headOptions(t, testLayer(), nil)
+	b := o.Blob.(*fake)
+	asked := make(chan struct{})
+	b.answer(func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
+		if q.off == 0 {
+			close(asked)
+			return b.plain(q), nil
+		}
+		select { // the TOC comes once the head is asked for
+		case <-asked:
+			return b.plain(q), nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	})
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHeadJoined: who prefetches the list, or reads from it, while the head comes, waits for that and asks for nothing.
+func TestHeadJoined(t *testing.T) {
+	ready := make(chan struct{})
+	h := openHead(t, testLayer(), func(b *fake) serve {
+		return func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
+			half := q
+			half.size /= 2
+			rest := request{off: half.size, size: q.size - half.size}
+			return b.body(io.MultiReader(bytes.NewReader(b.data[:half.size]), until{ctx, ready, bytes.NewReader(b.data[rest.off:rest.end()])})), nil
+		}
+	})
+	off, first := h.place(hotFile)
+	h.mustCheck(off, 1) // which is in the first half
+	ended := make(chan error, 2)
+	go func() { ended <- h.Prefetch(t.Context(), 1, nil) }()
+	last := len(h.fix.files[hotFile]) - 1
+	go func() { ended <- h.check(t.Context(), off+int64(last), 1) }()
+	select {
+	case err := <-ended:
+		t.Fatalf("one did not wait: %v", err)
+	case <-h.waited(first + last/testChunk):
+	}
+	close(ready)
+	for range cap(ended) {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if seen := h.blob.seen(); len(seen) != 2 {
+		t.Errorf("requests: %+v", seen)
+	}
+}
+
+// TestHeadFails: a head that does not come, not all of it, or damaged costs another request, and nothing else.
+func TestHeadFails(t *testing.T) {
+	for name, how := range map[string]func(b *fake) serve{
+		"refused": func(b *fake) serve {
+			return func(_ context.Context, _ int, q request) (io.ReadCloser, error) {
+				if b.asked(0) > 1 {
+					return b.plain(q), nil
+				}
+				return nil, errReset
+			}
+		},
+		"cut off": func(b *fake) serve {
+			return func(_ context.Context, _ int, q request) (io.ReadCloser, error) {
+				if b.asked(0) > 1 {
+					return b.plain(q), nil
+				}
+				return b.body(broken(b.data[:q.size/2], errReset)), nil
+			}
+		},
+		"damaged": func(b *fake) serve {
+			return func(_ context.Context, _ int, q request) (io.ReadCloser, error) {
+				p := bytes.Clone(b.data[:q.end()])
+				if b.asked(0) == 1 {
+					p[len(p)/2] ^= 0xff
+				}
+				return b.body(bytes.NewReader(p)), nil
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openHead(t, testLayer(), how)
+			<-h.ExtrasStored()
+			if err := h.Prefetch(t.Context(), 1, nil); err != nil {
+				t.Error(err)
+			}
+			h.mustHaveList()
+			h.mustCheck(0, len(h.want))
+		})
+	}
+}
+
+// TestHeadIsGivenUpByClose: though its registry sends nothing, and a reader waits.
+func TestHeadIsGivenUpByClose(t *testing.T) {
+	h := openHead(t, testLayer(), func(b *fake) serve {
+		return func(ctx context.Context, _ int, q request) (io.ReadCloser, error) { return b.stalled(ctx, q, nil), nil }
+	})
+	off, chunk := h.place(hotFile)
+	ended := make(chan error)
+	go func() { ended <- h.check(t.Context(), off, 1) }()
+	<-h.waited(chunk)
+	h.close()
+	if err := <-ended; !errors.Is(err, ErrClosed) {
+		t.Errorf("the reader: %v", err)
+	}
+	<-h.ExtrasStored()
+}
+
+// TestHeadWithoutTOC: a layer that cannot be opened leaves no head behind.
+func TestHeadWithoutTOC(t *testing.T) {
+	o := headOptions(t, testLayer(), func(b *fake) serve {
+		return func(ctx context.Context, _ int, q request) (io.ReadCloser, error) { return b.stalled(ctx, q, nil), nil }
+	})
+	o.TOCDigest = digest.FromString("another")
+	if _, err := Open(t.Context(), o); err == nil {
+		t.Error("no error")
+	}
+	if n := o.Blob.(*fake).open; n != 0 {
+		t.Errorf("%d bodies are open", n)
+	}
+}
+
+// TestNoHead: none is asked for where it cannot be, or would be too much.
+func TestNoHead(t *testing.T) {
+	f := testLayer()
+	for name, change := range map[string]func(*Options){
+		"not known":           func(o *Options) { o.PrefetchSize = 0 },
+		"negative":            func(o *Options) { o.PrefetchSize = -1 },
+		"longer than a blob":  func(o *Options) { o.PrefetchSize = o.BlobSize + 1 },
+		"no memory":           func(o *Options) { o.Scheduler.heads.left = o.PrefetchSize - 1 },
+		"more than any takes": func(o *Options) { o.PrefetchSize, o.BlobSize = headMemory+1, headMemory+1 },
+		"comes with the TOC":  func(o *Options) { o.Whole = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := headOptions(t, f, nil)
+			change(&o)
+			if h := newHead(t.Context(), o); h != nil {
+				t.Error("one was asked for")
+				h.stop()
+			}
+			o.Scheduler.heads.left = headMemory
+		})
+	}
+}
