@@ -85,7 +85,7 @@ func (b *body) Read(p []byte) (int, error) {
 // yield leaves the link to what is more urgent, by not reading on: the sender stops when the connection's buffers are
 // full. It does so for one trickle a range at most, and not when a reader waits.
 func (b *body) yield() {
-	if b.rushed || b.f.base == Demand {
+	if h, ok := b.from.(*headBody); b.rushed || b.f.base == Demand || ok && h.here() {
 		return
 	}
 	var waited time.Duration

@@ -40,7 +40,7 @@ func create(ctx context.Context, o Options) (_ *cache.Layer, came extras, err er
 			came.head.stop()
 		}
 	}()
-	c, err := layOut(ctx, o)
+	c, err := layOut(ctx, o, came.head)
 	if err != nil {
 		return nil, came, err
 	}
@@ -51,15 +51,16 @@ func create(ctx context.Context, o Options) (_ *cache.Layer, came extras, err er
 }
 
 // layOut reads a TOC and lays it out, and once more, from another host if there is one, if what came is not what the
-// digest says: it may have been damaged on its way.
-func layOut(ctx context.Context, o Options) (*creation, error) {
-	r := &blobReader{ctx: withPriority(ctx, Demand), blob: o.Blob}
+// digest says: it may have been damaged on its way. It starts h at the same time.
+func layOut(ctx context.Context, o Options, h *head) (*creation, error) {
+	r := &blobReader{ctx: withPriority(ctx, Demand), blob: o.Blob, begin: h.start}
 	c, err := layOutOnce(r, o)
 	var refused *toc.EntryError // by a TOC that is the right one
 	if err == nil || r.failed || ctx.Err() != nil || errors.As(err, &refused) {
 		return c, err
 	}
-	o.Blob.Distrust(o.Blob.Host())
+	o.Blob.Distrust(r.host)
+	h.forget()               // it may be from there too
 	o.TOCPlace = toc.Place{} // which may be what is wrong
 	if c, again := layOutOnce(r, o); again == nil || errors.As(again, &refused) {
 		return c, again
@@ -107,6 +108,7 @@ func fetchTOC(r *blobReader, o Options) (*toc.Raw, error) {
 		return nil, err
 	}
 	defer ranges.leave(place)
+	r.begin()
 	r.blob = lender{o.Blob, ranges, place}
 	w := toc.Wanted{BlobSize: o.BlobSize, Digest: o.TOCDigest, Place: o.TOCPlace, Whole: o.Whole}
 	if o.External != nil {

@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -128,6 +129,8 @@ type fake struct {
 	requests []request
 	open     int // bodies
 	link     Link
+	host     string          // "" for registry.test
+	head     context.Context // of the last request for the blob's beginning
 
 	distrusted []string // hosts, each time one is
 }
@@ -139,7 +142,26 @@ type request struct {
 
 func (q request) end() int64 { return q.off + q.size }
 
-func (b *fake) Host() string { return "registry.test" }
+func (b *fake) Host() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return cmp.Or(b.host, "registry.test")
+}
+
+// from has another host answer from now on.
+func (b *fake) from(host string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.host = host
+}
+
+// urgent says whether the request for the beginning knows that a reader waits.
+func (b *fake) urgent() bool {
+	b.mu.Lock()
+	ctx := b.head
+	b.mu.Unlock()
+	return UrgencyFrom(ctx) == Demand
+}
 
 func (b *fake) Link() Link {
 	b.mu.Lock()
@@ -158,6 +180,9 @@ func (b *fake) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, e
 	b.mu.Lock()
 	n := len(b.requests)
 	b.requests = append(b.requests, q)
+	if off == 0 {
+		b.head = ctx
+	}
 	serve := b.serve
 	b.mu.Unlock()
 	if off < 0 || size <= 0 || q.end() > int64(len(b.data)) {

@@ -31,11 +31,13 @@ type pending struct {
 // priority is that of the flight's work now: a reader that waits raises it, and what is left of a reader's range
 // after its own chunks is only read-ahead.
 func (f *flight) priority() Priority {
-	if f.waiters.Load() > 0 {
+	if f.urgent() {
 		return Demand
 	}
 	return min(f.base, Prefetch)
 }
+
+func (f *flight) urgent() bool { return f.waiters.Load() > 0 }
 
 // turn is the flight's work before a gate. A reader that comes while it waits there raises it.
 func (f *flight) turn(image string) *entrant {
@@ -81,7 +83,7 @@ func (l *Layer) free(chunks []int) []int {
 // launch makes a flight of s. ctx ends with the layer's life. l.mu is held.
 func (l *Layer) launch(ctx context.Context, s span, base Priority) *flight {
 	f := &flight{span: s, base: base, raised: make(chan struct{})}
-	f.ctx, f.cancel = context.WithCancel(context.WithValue(withPriority(ctx, base), flightKey{}, f))
+	f.ctx, f.cancel = context.WithCancel(context.WithValue(withPriority(ctx, base), urgencyKey{}, f))
 	for _, i := range s.chunks {
 		p := &pending{flight: f, chunk: i, done: make(chan struct{})}
 		f.pending = append(f.pending, p)

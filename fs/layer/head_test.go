@@ -6,9 +6,14 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // listedSize is how many of the blob's first bytes have all of its prefetch list.
@@ -47,7 +52,12 @@ func headOptions(t *testing.T, f fixture, how func(b *fake) serve) Options {
 // openHead opens f with headOptions, and does not forget the requests.
 func openHead(t *testing.T, f fixture, how func(b *fake) serve) *harness {
 	t.Helper()
-	o := headOptions(t, f, how)
+	return openWith(t, f, headOptions(t, f, how))
+}
+
+// openWith opens f with options, and does not forget the requests.
+func openWith(t *testing.T, f fixture, o Options) *harness {
+	t.Helper()
 	l, err := Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -71,23 +81,25 @@ func (b *fake) asked(off int64) (n int) {
 	return n
 }
 
-// waited is closed when a reader waits for a chunk.
-func (h *harness) waited(chunk int) <-chan struct{} {
-	waits := make(chan struct{})
-	go func() {
-		for h.t.Context().Err() == nil {
-			h.mu.Lock()
-			p := h.pending[chunk]
-			if p != nil && len(p.readers) > 0 {
-				close(waits)
-				h.mu.Unlock()
-				return
-			}
-			h.mu.Unlock()
-			runtime.Gosched()
+// flying waits until a chunk is on its way to the store, or there.
+func (h *harness) flying(chunk int) {
+	for h.inFlight(chunk) == nil && !h.Store().Has(chunk) && h.t.Context().Err() == nil {
+		runtime.Gosched()
+	}
+}
+
+// waited waits until a reader waits for a chunk that is on its way.
+func (h *harness) waited(chunk int) {
+	for h.t.Context().Err() == nil {
+		h.mu.Lock()
+		p := h.pending[chunk]
+		waits := p != nil && len(p.readers) > 0
+		h.mu.Unlock()
+		if waits {
+			return
 		}
-	}()
-	return waits
+		runtime.Gosched()
+	}
 }
 
 // mustHaveList says whether the prefetch list is in the store.
@@ -154,22 +166,27 @@ func TestHeadJoined(t *testing.T) {
 	ready := make(chan struct{})
 	h := openHead(t, testLayer(), func(b *fake) serve {
 		return func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
-			half := q
-			half.size /= 2
-			rest := request{off: half.size, size: q.size - half.size}
-			return b.body(io.MultiReader(bytes.NewReader(b.data[:half.size]), until{ctx, ready, bytes.NewReader(b.data[rest.off:rest.end()])})), nil
+			half := q.size / 2
+			return b.body(io.MultiReader(bytes.NewReader(b.data[:half]), until{ctx, ready, bytes.NewReader(b.data[half:q.size])})), nil
 		}
 	})
 	off, first := h.place(hotFile)
+	h.flying(first)
 	h.mustCheck(off, 1) // which is in the first half
+	end := len(h.fix.files[hotFile]) - 1
+	last := first + end/testChunk
+	h.flying(last)
 	ended := make(chan error, 2)
 	go func() { ended <- h.Prefetch(t.Context(), 1, nil) }()
-	last := len(h.fix.files[hotFile]) - 1
-	go func() { ended <- h.check(t.Context(), off+int64(last), 1) }()
+	go func() { ended <- h.check(t.Context(), off+int64(end), 1) }()
+	h.waited(last)
+	if !h.blob.urgent() {
+		t.Error("the head's request does not know that a reader waits for it")
+	}
 	select {
 	case err := <-ended:
 		t.Fatalf("one did not wait: %v", err)
-	case <-h.waited(first + last/testChunk):
+	default:
 	}
 	close(ready)
 	for range cap(ended) {
@@ -181,6 +198,118 @@ func TestHeadJoined(t *testing.T) {
 		t.Errorf("requests: %+v", seen)
 	}
 }
+
+// TestHeadIsNotWaitedFor by those who read something else that lies there.
+func TestHeadIsNotWaitedFor(t *testing.T) {
+	o := headOptions(t, testLayer(), func(b *fake) serve {
+		return func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
+			if b.asked(0) > 1 {
+				return b.plain(q), nil
+			}
+			return b.stalled(ctx, q, nil), nil
+		}
+	})
+	list := o.PrefetchSize
+	o.PrefetchSize = o.BlobSize * 3 / 4
+	h := openWith(t, testLayer(), o)
+	chunk := h.Store().Info().PrefetchChunks + 1
+	if c := h.Store().Chunk(chunk); c.BlobOffset < list || c.BlobOffset+c.BlobSize > o.PrefetchSize {
+		t.Fatalf("chunk %d, at %d, is not between the list and the head's end", chunk, c.BlobOffset)
+	}
+	h.mustCheck(h.Store().Chunk(chunk).DataOffset, 1)
+	h.close()
+}
+
+// TestHeadDoesNotYield: what is there is stored at once, whoever wants the link.
+func TestHeadDoesNotYield(t *testing.T) {
+	var waited atomic.Int64
+	o := headOptions(t, testLayer(), nil)
+	o.Observer.Fetched = func(r Range) { waited.Add(int64(r.Wait)) }
+	ready := make(chan struct{})
+	b := o.Blob.(*fake)
+	b.answer(func(ctx context.Context, _ int, q request) (io.ReadCloser, error) { // the TOC comes last
+		if q.off == 0 {
+			defer close(ready)
+			return b.plain(q), nil
+		}
+		return b.stalled(ctx, q, ready), nil
+	})
+	ranges, reader := o.Scheduler.ranges, &entrant{priority: Demand}
+	if err := ranges.enter(t.Context(), reader); err != nil {
+		t.Fatal(err)
+	}
+	defer ranges.leave(reader)
+	l, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-l.ExtrasStored()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := time.Duration(waited.Load()); got > backgroundTrickle/2 {
+		t.Errorf("it waited %v", got)
+	}
+}
+
+// TestHeadAndTail: the one may be wrong while the other is stored.
+func TestHeadAndTail(t *testing.T) {
+	o := headOptions(t, storedLayer(), nil)
+	o.Scheduler = NewScheduler(SchedulerOptions{})
+	var tails atomic.Int32
+	b := o.Blob.(*fake)
+	b.answer(func(_ context.Context, _ int, q request) (io.ReadCloser, error) {
+		p := bytes.Clone(b.data[q.off:q.end()])
+		if q.off > 0 && tails.Add(1) == 1 {
+			for i := 0; i < len(p)/3; i += 100 {
+				p[i] ^= 0xff
+			}
+		}
+		return b.body(bytes.NewReader(p)), nil
+	})
+	h := openWith(t, storedLayer(), o)
+	<-h.ExtrasStored()
+	h.mustHaveList()
+	h.blob.answer(nil)
+	h.mustCheck(0, len(h.want))
+}
+
+// TestHeadFromElsewhere: the host that is distrusted for its TOC is the one that sent it, whoever has answered since.
+func TestHeadFromElsewhere(t *testing.T) {
+	var tocs atomic.Int32
+	reading, answered := make(chan struct{}), make(chan struct{})
+	o := headOptions(t, testLayer(), nil)
+	b := o.Blob.(*fake)
+	b.answer(func(ctx context.Context, _ int, q request) (io.ReadCloser, error) {
+		switch {
+		case q.off == 0 && b.asked(0) == 1:
+			<-reading
+			b.from("b")
+			close(answered)
+		case q.off > 0 && tocs.Add(1) == 1:
+			b.from("a")
+			wrong := bytes.Clone(b.data[q.off:q.end()])
+			clear(wrong[len(wrong)/2:])
+			rest := until{ctx, answered, bytes.NewReader(wrong)}
+			first := sync.OnceFunc(func() { close(reading) })
+			return b.body(readerFunc(func(p []byte) (int, error) {
+				first()
+				return rest.Read(p)
+			})), nil
+		}
+		return b.plain(q), nil
+	})
+	h := openWith(t, testLayer(), o)
+	if len(b.distrusted) == 0 || b.distrusted[0] != "a" {
+		t.Errorf("distrusted: %v", b.distrusted)
+	}
+	<-h.ExtrasStored()
+	h.mustHaveList()
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // TestHeadFails: a head that does not come, not all of it, or damaged costs another request, and nothing else.
 func TestHeadFails(t *testing.T) {
@@ -214,9 +343,6 @@ func TestHeadFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := openHead(t, testLayer(), how)
 			<-h.ExtrasStored()
-			if err := h.Prefetch(t.Context(), 1, nil); err != nil {
-				t.Error(err)
-			}
 			h.mustHaveList()
 			h.mustCheck(0, len(h.want))
 		})
@@ -229,9 +355,10 @@ func TestHeadIsGivenUpByClose(t *testing.T) {
 		return func(ctx context.Context, _ int, q request) (io.ReadCloser, error) { return b.stalled(ctx, q, nil), nil }
 	})
 	off, chunk := h.place(hotFile)
+	h.flying(chunk)
 	ended := make(chan error)
 	go func() { ended <- h.check(t.Context(), off, 1) }()
-	<-h.waited(chunk)
+	h.waited(chunk)
 	h.close()
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Errorf("the reader: %v", err)
@@ -263,6 +390,7 @@ func TestNoHead(t *testing.T) {
 		"no memory":           func(o *Options) { o.Scheduler.heads.left = o.PrefetchSize - 1 },
 		"more than any takes": func(o *Options) { o.PrefetchSize, o.BlobSize = headMemory+1, headMemory+1 },
 		"comes with the TOC":  func(o *Options) { o.Whole = true },
+		"as any small blob":   func(o *Options) { o.BlobSize, o.PrefetchSize = toc.MinTailSize, 1000 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := headOptions(t, f, nil)

@@ -115,13 +115,29 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer, came extras) *
 		pending:   make(map[int]*pending),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
-	l.keepTail(came.tail)
-	l.keepHead(came.head)
+	l.keep(came)
+	return l
+}
+
+// keep has extras stored, in the background, and stand before the blob until then.
+func (l *Layer) keep(came extras) {
+	var storing []func()
+	if t := came.tail; t.fits(l.scheduler) {
+		l.blob = t
+		storing = append(storing, func() { l.keepTail(t) })
+	}
+	if h := came.head; h != nil {
+		h.Blob = l.blob
+		l.blob = h
+		storing = append(storing, func() { l.keepHead(h) })
+	}
+	for _, store := range storing { // which may use l.blob
+		store()
+	}
 	l.flights.Go(func() {
 		l.storing.Wait()
 		close(l.stored)
 	})
-	return l
 }
 
 // ExtrasStored is closed when what was fetched along with the TOC is in the store, or is given up: at once for a layer that was in the store

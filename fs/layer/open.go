@@ -44,7 +44,9 @@ func openStored(ctx context.Context, o Options) (_ *cache.Layer, came extras, er
 type blobReader struct {
 	ctx    context.Context
 	blob   Blob
-	failed bool // a read did
+	begin  func() // called when it is time to read
+	host   string // that answered last
+	failed bool   // a read did
 }
 
 func (r *blobReader) ReadAt(p []byte, off int64) (int, error) {
@@ -59,6 +61,7 @@ func (r *blobReader) readAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer body.Close()
+	r.host = r.blob.Host()
 	n, err := io.ReadFull(body, p)
 	if err != nil {
 		return n, fmt.Errorf("bytes %d+%d of the blob: %w", off, len(p), err)

@@ -40,11 +40,14 @@ func PriorityFrom(ctx context.Context) Priority {
 	return Demand
 }
 
-type flightKey struct{}
+type urgencyKey struct{}
+
+// urgency knows whether a reader waits for a range now, or is expected to.
+type urgency interface{ urgent() bool }
 
 // UrgencyFrom is PriorityFrom as it is now: once a reader waits for a range, or is expected to, that is Demand, whatever it was started with.
 func UrgencyFrom(ctx context.Context) Priority {
-	if f, ok := ctx.Value(flightKey{}).(*flight); ok && f.waiters.Load() > 0 {
+	if u, ok := ctx.Value(urgencyKey{}).(urgency); ok && u.urgent() {
 		return Demand
 	}
 	return PriorityFrom(ctx)

@@ -90,13 +90,14 @@ func (t *tail) forget() {
 	t.bytes = nil
 }
 
-// keepTail has what the layer's tail holds put into the store, if there is memory for it.
+// fits reports whether there is something in the tail, and memory for it, which it takes. t may be nil.
+func (t *tail) fits(s *Scheduler) bool {
+	return t != nil && len(t.chunks) > 0 && s.tails.take(t.memory())
+}
+
+// keepTail has what the layer's tail holds stored.
 func (l *Layer) keepTail(t *tail) {
-	if t == nil || len(t.chunks) == 0 || !l.scheduler.tails.take(t.memory()) {
-		return
-	}
 	memory := t.memory()
-	l.blob = t
 	l.scheduler.heap.begin()
 	l.storing.Go(func() {
 		defer l.scheduler.heap.end(memory)

@@ -36,7 +36,7 @@ func TestExternalTOC(t *testing.T) {
 			continue
 		}
 		l, err := raw.Layout()
-		if err != nil || l.Files != 2 || raw.Format != EStargz || raw.PayloadSize != w.BlobSize-46 || len(raw.Tail.Bytes) != minTailSize-46 {
+		if err != nil || l.Files != 2 || raw.Format != EStargz || raw.PayloadSize != w.BlobSize-46 || len(raw.Tail.Bytes) != MinTailSize-46 {
 			t.Errorf("%+v, payload %d, tail of %d: %v", l, raw.PayloadSize, len(raw.Tail.Bytes), err)
 		}
 	}

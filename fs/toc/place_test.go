@@ -83,7 +83,7 @@ func TestFetchByPlace(t *testing.T) {
 				t.Fatal(err)
 			}
 			from := place.Offset
-			if len(b.bytes) <= minTailSize {
+			if len(b.bytes) <= MinTailSize {
 				from = 0
 			}
 			if want := [2]int64{from, place.Offset + place.Size - from}; len(r.reads) != 1 || r.reads[0] != want {
@@ -159,7 +159,7 @@ func TestTail(t *testing.T) {
 			}
 		})
 	}
-	for blob, want := range map[int64]int64{-1: 0, 0: 0, 1: 1, minTailSize: minTailSize, minTailSize + 1: minTailSize, 4 << 20: 256 << 10, 1 << 40: TailSize} {
+	for blob, want := range map[int64]int64{-1: 0, 0: 0, 1: 1, MinTailSize: MinTailSize, MinTailSize + 1: MinTailSize, 4 << 20: 256 << 10, 1 << 40: TailSize} {
 		if got := tailSize(blob); got != want {
 			t.Errorf("tail of %d bytes: %d, want %d", blob, got, want)
 		}

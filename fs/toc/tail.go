@@ -9,8 +9,8 @@ const (
 	// TailSize is the most bytes of a tail. At 50 MB/s they take about one round trip: more would cost every large layer more than the
 	// second request that it saves a few.
 	TailSize = 1 << 20
-	// minTailSize is how many bytes of a blob are asked for at least, all of a smaller one.
-	minTailSize = 128 << 10
+	// MinTailSize is how many bytes of a blob are asked for at least, all of a smaller one.
+	MinTailSize = 128 << 10
 	tailShare   = 16
 )
 
@@ -21,7 +21,7 @@ type Tail struct {
 }
 
 func tailSize(blob int64) int64 {
-	return max(0, min(blob, max(blob/tailShare, minTailSize), TailSize))
+	return max(0, min(blob, max(blob/tailShare, MinTailSize), TailSize))
 }
 
 // readTail reads the tail of a blob. Where f is known it is the TOC, and in a small blob all that is before it.
@@ -33,7 +33,7 @@ func (w Wanted) readTail(r io.ReaderAt, f footer) (Tail, error) {
 	n := end
 	switch {
 	case w.Whole && w.BlobSize <= TailSize:
-	case f.tocSize > 0 && w.BlobSize > minTailSize:
+	case f.tocSize > 0 && w.BlobSize > MinTailSize:
 		n = f.tocSize
 	default:
 		n = min(tailSize(w.BlobSize), end)
