@@ -1,13 +1,18 @@
 package fs
 
 import (
+	"bytes"
 	"context"
+	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // TestOneRequestForSmallLayers: what comes with the TOC is not fetched again, by whoever opens the layer and whoever mounts it.
@@ -136,5 +141,55 @@ func TestAheadOfOtherTOC(t *testing.T) {
 	}
 	if err := got.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestListsWithTOCs: what layers say of their prefetch lists has these come along with the TOCs, of all layers of the image.
+func TestListsWithTOCs(t *testing.T) {
+	var layers []blob
+	for i := range uint64(3) {
+		l := buildBlob(t, []file{regular("listed", noise(2*i, 300_000)), regular("other", noise(2*i+1, 600_000))}, "listed")
+		parsed, err := toc.Read(bytes.NewReader(l.bytes), int64(len(l.bytes)), l.tocDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layout, err := parsed.Layout()
+		if err != nil {
+			t.Fatal(err)
+		}
+		end, _ := toc.Listed(nil).Extent(layout)
+		l.annotations = map[string]string{
+			toc.TOCDigestAnnotation: l.tocDigest.String(), toc.PrefetchSizeAnnotation: strconv.FormatInt(end, 10),
+		}
+		layers = append(layers, l)
+	}
+	r := newRegistry(t, layers...)
+	n := newNode(t, Options{Mode: FUSE, SmallLayers: -1, Scheduler: layer.NewScheduler(layer.SchedulerOptions{})})
+	n.mountLayer(t, r.source(layers[0]))
+	eventually(t, "all layers are in the store, and nothing is on its way", func() bool {
+		for _, l := range layers {
+			if found, err := n.stored(l.digest); err != nil || !found {
+				return false
+			}
+		}
+		n.ahead.mu.Lock()
+		defer n.ahead.mu.Unlock()
+		return len(n.ahead.layers) == 0
+	})
+	for i, l := range layers {
+		if asked := r.asked(l.digest); asked != 2 {
+			t.Errorf("layer %d: %d requests before it is mounted, want one for the TOC and one for the list", i, asked)
+		}
+		path := n.mountLayer(t, r.source(l))
+		if err := n.Wait(t.Context(), []digest.Digest{l.digest}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(path, "listed"))
+		if err != nil || !bytes.Equal(got, l.files[0].data) {
+			t.Errorf("layer %d: wrong contents, error %v", i, err)
+		}
+		if asked := r.asked(l.digest); asked != 2 {
+			t.Errorf("layer %d: %d requests in the end", i, asked)
+		}
 	}
 }

@@ -43,6 +43,7 @@ type SchedulerOptions struct {
 // pauses of a program that reads now and again either, for ten seconds or so. Within a priority images take turns. BackgroundLimit and BackgroundPressure
 // hold background alone, and only ranges that have not begun: no reader ever waits for them.
 // A range whose registry is silent lends its place and what memory it does not use (lend.go), so that others do not wait for it.
+// The prefetch lists that come along with TOCs (head.go) have no place: 4 MiB of them at most, or an eighth of the memory limit, beside it.
 // A range that alone exceeds the memory limit is admitted when nothing else is under way.
 type Scheduler struct {
 	limit   int64
