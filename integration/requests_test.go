@@ -9,12 +9,16 @@ import (
 	"github.com/sluice-snapshotter/sluice/integration/bench/system"
 	"github.com/sluice-snapshotter/sluice/integration/bench/workload"
 	"github.com/sluice-snapshotter/sluice/integration/images"
+	"github.com/sluice-snapshotter/sluice/integration/link"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
 // mostRequests are what a small program with a prefetch list may need until it is done, containerd's own among them, and not those that
 // bring the rest of the image in the background.
 const mostRequests = 12
+
+// manifestRequests are containerd's: it asks what the tag is, and for the manifest, which Sluice has from it.
+const manifestRequests = 2
 
 // TestRequests counts the requests of a cold start of Python on the link of the benchmarks. It waits for all of the image to come before it
 // counts, so that what is under way in the background is counted on both sides.
@@ -53,5 +57,8 @@ func TestRequests(t *testing.T) {
 		metrics.Sum("sluice_fetch_requests_total", map[string]string{"priority": "prefetch"}), background)
 	if got := all.Total().Requests - background; got > mostRequests {
 		t.Errorf("%d requests until it was done, want at most %d", got, mostRequests)
+	}
+	if got := all.Kinds[link.Manifest].Requests; got != manifestRequests {
+		t.Errorf("%d requests for manifests, want %d", got, manifestRequests)
 	}
 }

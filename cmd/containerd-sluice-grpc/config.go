@@ -31,6 +31,7 @@ type config struct {
 
 type registryConfig struct {
 	ConfigPath   string   `toml:"config_path" doc:"Folders of hosts.toml files, separated by colons, as in containerd's configuration."`
+	ContentPath  string   `toml:"content_path" doc:"Folder of containerd's content store. It has the manifests of the images that are being pulled, which\nare not fetched a second time then. Empty, or not there: they are."`
 	MaxAttempts  count    `toml:"max_attempts" doc:"How often one host is tried in a row without a byte of progress; one that says 429 or 503 to us and\nanswers others meanwhile, eight times as often."`
 	StallTimeout duration `toml:"stall_timeout" doc:"A response that brings nothing for so long is given up and asked for again."`
 }
@@ -84,6 +85,7 @@ func newConfig() config {
 		ReadAhead: size{2 << 20},
 		Registry: registryConfig{
 			ConfigPath:   "/etc/containerd/certs.d",
+			ContentPath:  "/var/lib/containerd/io.containerd.content.v1.content",
 			MaxAttempts:  8,
 			StallTimeout: duration{30 * time.Second},
 		},

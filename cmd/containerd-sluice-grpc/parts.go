@@ -91,6 +91,7 @@ func pressure(ctx context.Context, c fetchConfig) int {
 func registry(c registryConfig, m *metrics) *remote.Registry {
 	return remote.New(remote.Options{
 		ConfigPath:   c.ConfigPath,
+		ContentPath:  c.ContentPath,
 		UserAgent:    program + "/" + version(),
 		MaxAttempts:  int(c.MaxAttempts),
 		StallTimeout: c.StallTimeout.Duration,

@@ -35,12 +35,16 @@ var manifestTypes = strings.Join([]string{
 	ocispec.MediaTypeImageIndex, images.MediaTypeDockerSchema2ManifestList,
 }, ", ")
 
-// Manifest returns the image manifest d of the repository that ref names, its digest checked. It blocks on the network.
+// Manifest returns the image manifest d of the repository that ref names, its digest checked. It blocks on the network, unless containerd
+// has it.
 func (r *Registry) Manifest(ctx context.Context, ref string, d digest.Digest) (ocispec.Manifest, error) {
 	s := subject{op: "manifest", ref: ref, digest: d}
 	repo, err := r.repository(ref, d)
 	if err != nil {
 		return ocispec.Manifest{}, s.explain(&Error{Err: err})
+	}
+	if m, err := r.pulled(d); err == nil { // for all else the registry has an answer
+		return m, nil
 	}
 	hosts, err := repo.endpoints(ctx)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	benchsystem "github.com/sluice-snapshotter/sluice/integration/bench/system"
 	"github.com/sluice-snapshotter/sluice/integration/stack"
 )
 
@@ -23,7 +24,7 @@ func (s sample) total() float64 { return s.pull + s.run }
 func measure(ctx context.Context, reg *stack.Registry, sys system) (s sample, err error) {
 	o := stack.NodeOptions{}
 	if sys.name == "sluice" {
-		o.Daemon = &stack.DaemonOptions{TOML: "[registry]\nconfig_path = \"$NODE/certs.d\"\n"}
+		o.Daemon = &stack.DaemonOptions{TOML: benchsystem.Settings}
 	}
 	n, err := stack.StartNode(ctx, o)
 	if err != nil {

@@ -33,8 +33,11 @@ type System struct {
 	node stack.NodeOptions
 }
 
-// Settings are the daemon's configuration: its defaults, and hosts from the node's own folder.
-const Settings = "[registry]\nconfig_path = \"$NODE/certs.d\"\n"
+// Settings are the daemon's configuration: its defaults, and hosts and manifests from the node's own folders.
+const Settings = `[registry]
+config_path = "$NODE/certs.d"
+content_path = "$NODE/root/io.containerd.content.v1.content"
+`
 
 // Overlayfs is the baseline: containerd's own snapshotter with the ordinary image.
 var Overlayfs = System{Name: result.Baseline, Snapshotter: "overlayfs", Form: Plain}
