@@ -63,13 +63,10 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (resu
 		}
 		return err
 	})
-	switch {
-	case !code.Ok():
+	if !code.Ok() {
 		return nil, code
-	case wait.began:
-		return sending{fuse.ReadResultData(buf[:n]), wait}, fuse.OK
 	}
-	return fuse.ReadResultData(buf[:n]), fuse.OK
+	return reply{buf[:n], wait}, fuse.OK
 }
 
 // extent is where the contents of inode nid lie in the address space.

@@ -67,14 +67,21 @@ func (w *waiter) end() {
 	}
 }
 
-// sending is the answer to a READ that has waited.
-type sending struct {
-	fuse.ReadResult
+// reply is the answer to a READ. It has Slices, which go-fuse writes as they are: all else it first tries to splice, by a pipe that it has to empty
+// again.
+type reply struct {
+	bytes  []byte
 	waiter *waiter
 }
 
+func (r reply) Slices() ([][]byte, fuse.Status) { return [][]byte{r.bytes}, fuse.OK }
+
+func (r reply) Bytes([]byte) ([]byte, fuse.Status) { return r.bytes, fuse.OK }
+
+func (r reply) Size() int { return len(r.bytes) }
+
 // Done is called by go-fuse when the answer was sent.
-func (s sending) Done() { s.waiter.end() }
+func (r reply) Done() { r.waiter.end() }
 
 // release gives the memory of p back to the kernel, as far as it has whole pages. It reads as zeros then, and is there again when it
 // is written to.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -230,4 +231,34 @@ func resident(t *testing.T, p []byte) int {
 		t.Fatal(errno)
 	}
 	return bytes.Count(pages, []byte{1}) * page
+}
+
+// TestNoPipes: what is read is written to the kernel as it is, and not by a pipe.
+func TestNoPipes(t *testing.T) {
+	l := buildBlob(t, []file{regular("file", noise(1, 300_000))})
+	r := newRegistry(t, l)
+	for _, mode := range []Mode{EROFS, FUSE} {
+		n := newNode(t, Options{Mode: mode})
+		before := pipes(t)
+		compare(t, n.mountLayer(t, r.source(l)), l.files)
+		if after := pipes(t); after != before {
+			t.Errorf("%s: %d pipes, %d before", mode, after, before)
+		}
+	}
+}
+
+// pipes counts the descriptors of this process that are pipes.
+func pipes(t *testing.T) (n int) {
+	t.Helper()
+	const dir = "/proc/self/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && strings.HasPrefix(to, "pipe:") {
+			n++
+		}
+	}
+	return n
 }
