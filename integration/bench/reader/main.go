@@ -8,6 +8,7 @@
 //	random FILE N        read N pages of 4 KiB at random places of the file, the same each time
 //	map FILE             map the file and touch its pages in order
 //	find DIR             run find on the file system of DIR
+//	stat DIR             run find on the file system of DIR and have it look at each file
 //	tar DIR              run tar on the file system of DIR and read what it writes
 //	small SURVEY         open, read and close the small files that a survey found
 //	run PROGRAM ARG...   run a program to its end
@@ -45,6 +46,7 @@ var operations = map[string]operation{
 	"random":     random,
 	"map":        mapped,
 	"find":       find,
+	"stat":       stat,
 	"tar":        archive,
 	"small":      small,
 	"run":        program,

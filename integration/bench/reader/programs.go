@@ -26,11 +26,21 @@ func program(ctx context.Context, args []string) (reading, error) {
 }
 
 func find(ctx context.Context, args []string) (reading, error) {
+	return list(ctx, args, "-print0")
+}
+
+// stat has find look at each file. Sizes and links of folders are a file system's own.
+func stat(ctx context.Context, args []string) (reading, error) {
+	return list(ctx, args, "-printf", `%m %U %G %p\0`)
+}
+
+// list runs find with something that prints a text for each file, and a NUL.
+func list(ctx context.Context, args []string, printing ...string) (reading, error) {
 	if len(args) != 1 {
 		return reading{}, fmt.Errorf("%d arguments, want 1", len(args))
 	}
 	var out bytes.Buffer
-	seconds, err := consume(ctx, []string{"find", args[0], "-xdev", "-print0"}, func(r io.Reader) error {
+	seconds, err := consume(ctx, append([]string{"find", args[0], "-xdev"}, printing...), func(r io.Reader) error {
 		_, err := out.ReadFrom(r)
 		return err
 	})

@@ -121,6 +121,16 @@ func TestTree(t *testing.T) {
 	if r := do(t, find, dir); r.Amount != 12 {
 		t.Errorf("find: %+v, want 6 folders, 5 files and a link", r)
 	}
+	looked := do(t, stat, dir)
+	if looked.Amount != 12 {
+		t.Errorf("stat: %+v, want as many", looked)
+	}
+	if err := os.Chmod(dir+"/usr/d/three", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := do(t, stat, dir); r.Check == looked.Check {
+		t.Error("stat: a change of a mode is not seen")
+	}
 	archived := do(t, archive, dir)
 	if want := int64(len(big) + len(small1) + len(small2) + 1); archived.Amount != want {
 		t.Errorf("tar: %+v, want %d bytes", archived, want)

@@ -50,6 +50,7 @@ func (r *runner) operations() []operation {
 		{"random 4 KiB read, little memory", result.Rate, 1, onLarge("random", strconv.Itoa(squeezedReads)), ofSqueezed, true},
 		{"mmap fault-in", result.Throughput, short, onLarge("map"), everyCase, false},
 		{"find", result.Seconds, 1, fixed("find", "/"), everyCase, false},
+		{"find with stat", result.Seconds, 1, fixed("stat", "/"), everyCase, false},
 		{tarName, result.Seconds, 1, fixed("tar", "/"), ofWhole, false},
 		{"10,000 small files", result.Seconds, 1, onSmall, everyCase, false},
 	}
