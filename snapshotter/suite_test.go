@@ -26,6 +26,8 @@ const suiteName = "overlayfs"
 // as containerd calls it, through gRPC over a unix socket.
 func TestSuite(t *testing.T) {
 	needRoot(t)
+	// The suite removes its folders while we have something mounted there, and so not all of them.
+	t.Setenv("TMPDIR", shortTemp(t))
 	for _, mode := range []fs.Mode{fs.Auto, fs.FUSE} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Run("direct", func(t *testing.T) {
@@ -45,16 +47,25 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// throughProxy serves a snapshotter on a unix socket and returns its client.
-func throughProxy(t *testing.T, sn snapshots.Snapshotter) snapshots.Snapshotter {
+// shortTemp is t.TempDir for sockets: the paths of tests are longer than the 108 bytes of an address.
+func shortTemp(t *testing.T) string {
 	t.Helper()
-	// The paths of tests are longer than the 108 bytes of a socket's address.
 	dir, err := os.MkdirTemp("", "sn")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	address := filepath.Join(dir, "s")
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// throughProxy serves a snapshotter on a unix socket and returns its client.
+func throughProxy(t *testing.T, sn snapshots.Snapshotter) snapshots.Snapshotter {
+	t.Helper()
+	address := filepath.Join(shortTemp(t), "s")
 	l, err := net.Listen("unix", address)
 	if err != nil {
 		t.Fatal(err)
