@@ -106,5 +106,5 @@ func (l *Layer) Present() (chunks int, bytes int64) {
 	return int(l.presentChunks.Load()), l.presentBytes.Load()
 }
 
-// Complete reports whether all chunks are present.
+// Complete reports whether all chunks are present, as soon as the last Put has returned.
 func (l *Layer) Complete() bool { return l.presentChunks.Load() == int64(l.table.count) }
