@@ -39,16 +39,17 @@ func ParseCache(p []byte) Cache {
 		if int64(key) >= int64(len(p)) || int64(value) >= int64(len(p)) {
 			return c
 		}
-		name := textAt(whole, key)
-		if _, ok := c[name]; !ok {
-			c[name] = textAt(whole, value)
+		name, named := textAt(whole, key)
+		path, placed := textAt(whole, value)
+		if _, ok := c[name]; !ok && named && placed {
+			c[name] = path
 		}
 	}
 	return c
 }
 
-// textAt is as text, without a copy.
-func textAt(s string, at uint32) string {
-	before, _, _ := strings.Cut(s[at:min(len(s), int(at)+maxPath)], "\x00")
-	return before
+// textAt is as text, without a copy; false if it has no end, or is longer than any path.
+func textAt(s string, at uint32) (string, bool) {
+	before, _, ok := strings.Cut(s[at:min(len(s), int(at)+maxPath)], "\x00")
+	return before, ok
 }

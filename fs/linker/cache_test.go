@@ -64,8 +64,8 @@ func TestParseCacheBroken(t *testing.T) {
 		all := ParseCache(whole)
 		for n := 0; n < len(whole); n++ {
 			for object, path := range ParseCache(whole[:n]) {
-				if known, ok := all[object]; ok && !strings.HasPrefix(known, path) {
-					t.Fatalf("%s is at %q in %d bytes, at %q in all", object, path, n, known)
+				if all[object] != path {
+					t.Fatalf("%s is at %q in %d bytes, at %q in all", object, path, n, all[object])
 				}
 			}
 			if n > 4096 && n < len(whole)-4096 {
@@ -101,6 +101,20 @@ func TestParseCacheOrder(t *testing.T) {
 	}
 }
 
+// TestParseCacheNoEnd: names and paths that do not end, or only where no path does, are none.
+func TestParseCacheNoEnd(t *testing.T) {
+	key := uint32(cacheHeader + cacheEntry)
+	good := oneCache(binary.LittleEndian, key, key+8)
+	for name, p := range map[string][]byte{
+		"at the end": good[:len(good)-1],
+		"too long":   append(good[:len(good)-1:len(good)-1], append(bytes.Repeat([]byte("x"), maxPath), 0)...),
+	} {
+		if got := ParseCache(p); len(got) > 0 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // TestParseCacheMemory: a cache whose names lie in each other takes no more memory than one whose do not.
 func TestParseCacheMemory(t *testing.T) {
 	const entries = 20_000
@@ -114,7 +128,10 @@ func TestParseCacheMemory(t *testing.T) {
 		p = append(p, entry...)
 	}
 	for i := range uint16(entries) {
-		p = binary.BigEndian.AppendUint16(p, i|0x8080) // no zeros, and hardly any repetition
+		p = binary.BigEndian.AppendUint16(p, i|0x8080) // hardly any repetition
+	}
+	for end := int(names) + maxPath/2; end < len(p); end += maxPath / 2 {
+		p[end] = 0
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -136,7 +153,7 @@ func FuzzParseCache(f *testing.F) {
 			t.Errorf("%d objects in %d bytes", len(c), len(p))
 		}
 		for name, path := range c {
-			if len(name) > maxName || len(path) > maxName || !bytes.Contains(p, []byte(name)) || !bytes.Contains(p, []byte(path)) {
+			if len(name) >= maxPath || len(path) >= maxPath || !bytes.Contains(p, []byte(name)) || !bytes.Contains(p, []byte(path)) {
 				t.Errorf("%q is at %q", name, path)
 			}
 		}
