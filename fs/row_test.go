@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-snapshotter/sluice/cache"
 )
 
 // TestReadsLeaveFewPages: of a large file that is read from front to back out of a layer that is not complete, little is in the page cache
@@ -31,7 +33,13 @@ func TestReadsLeaveFewPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data := m.shown.layer.Store().File()
+		store := m.shown.layer.Store()
+		data := store.File()
+		// What the disk reads ahead of the last read, the last blocks that were read, and one that the kernel's reads have left for each other.
+		most := int64(diskReadAhead(store.DataPath()))<<10 + 3*cache.DropBlock
+		if most >= size {
+			t.Skipf("the disk reads %d bytes ahead", most)
+		}
 		cached := func() int64 {
 			t.Helper()
 			var pages unix.Cachestat_t
@@ -53,8 +61,8 @@ func TestReadsLeaveFewPages(t *testing.T) {
 			t.Skip("nothing is dropped on this file system")
 		}
 		read()
-		if got := cached(); got == 0 || got > size/2 {
-			t.Errorf("%d of %d bytes of the data file are in the page cache", got, size)
+		if got := cached(); got == 0 || got > most {
+			t.Errorf("%d of %d bytes of the data file are in the page cache, want %d at most", got, size, most)
 		}
 	})
 }
