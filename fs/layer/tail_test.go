@@ -122,6 +122,7 @@ func TestTailOfLayer(t *testing.T) {
 // TestTailInMemory reads and prefetches what is not in the store yet.
 func TestTailInMemory(t *testing.T) {
 	s := NewScheduler(SchedulerOptions{})
+	s.cores.places[Demand]++ // of one core background has what there is
 	empty := crowd(t, s.cores)
 	h := openTail(t, smallLayer(), func(o *Options) { o.Scheduler = s })
 	if h.Store().Complete() {
