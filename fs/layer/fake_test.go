@@ -302,12 +302,19 @@ func open(t testing.TB, f fixture, change func(*Options)) *harness {
 	if change != nil {
 		change(&o)
 	}
+	h := openWith(t, f, o)
+	h.blob.answer(nil)
+	return h
+}
+
+// openWith opens f with options, and does not forget the requests.
+func openWith(t testing.TB, f fixture, o Options) *harness {
+	t.Helper()
 	l, err := Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &harness{Layer: l, t: t, blob: o.Blob.(*fake), store: s, want: f.space(t, l), fix: f}
-	h.blob.answer(nil)
+	h := &harness{Layer: l, t: t, blob: o.Blob.(*fake), store: o.Store, want: f.space(t, l), fix: f}
 	t.Cleanup(func() {
 		if l.life.Err() == nil {
 			h.close()

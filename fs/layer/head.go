@@ -87,19 +87,21 @@ func (h *head) reach(come int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.come = come
-	close(h.more)
-	h.more = make(chan struct{})
+	h.changed()
 }
 
 // end says that no more bytes come.
 func (h *head) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.over {
-		h.over = true
-		close(h.more)
-		h.more = make(chan struct{})
-	}
+	h.over = true
+	h.changed()
+}
+
+// changed wakes who waits. h.mu is held.
+func (h *head) changed() {
+	close(h.more)
+	h.more = make(chan struct{})
 }
 
 // at returns what there is of the head in [off, end). Where that is nothing, more is closed when it may have changed; it is nil if it will not.
@@ -139,15 +141,16 @@ func (h *head) Distrust(host string) {
 	h.Blob.Distrust(host)
 }
 
-// forget has readers ask the blob. h may be nil.
+// forget has readers ask the blob, and ends the request, which nobody needs then. h may be nil.
 func (h *head) forget() {
 	if h == nil {
 		return
 	}
-	h.end()
+	h.cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.bytes = nil
+	h.changed()
 }
 
 // stop ends the request, waits for that, and gives the memory back. h may be nil.
@@ -155,10 +158,9 @@ func (h *head) stop() {
 	if h == nil {
 		return
 	}
-	h.cancel()
+	h.forget()
 	h.once.Do(func() { close(h.ended) })
 	<-h.ended
-	h.forget()
 	h.scheduler.heads.give(h.size)
 	h.scheduler.heap.end(h.size)
 }

@@ -55,22 +55,6 @@ func openHead(t *testing.T, f fixture, how func(b *fake) serve) *harness {
 	return openWith(t, f, headOptions(t, f, how))
 }
 
-// openWith opens f with options, and does not forget the requests.
-func openWith(t *testing.T, f fixture, o Options) *harness {
-	t.Helper()
-	l, err := Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &harness{Layer: l, t: t, blob: o.Blob.(*fake), store: o.Store, want: f.space(t, l), fix: f}
-	t.Cleanup(func() {
-		if l.life.Err() == nil {
-			h.close()
-		}
-	})
-	return h
-}
-
 // asked counts the requests from an offset on.
 func (b *fake) asked(off int64) (n int) {
 	for _, q := range b.seen() {

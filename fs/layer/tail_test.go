@@ -20,20 +20,12 @@ func openTail(t *testing.T, f fixture, change func(*Options)) *harness {
 	if change != nil {
 		change(&o)
 	}
-	l, err := Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &harness{Layer: l, t: t, blob: o.Blob.(*fake), store: s, want: f.space(t, l), fix: f}
-	t.Cleanup(func() {
-		if l.life.Err() == nil {
-			h.close()
-		}
-		if left := l.scheduler.tails.left; left != defaultMemoryLimit/8 {
+	t.Cleanup(func() { // after the layer was closed
+		if left := o.Scheduler.tails.left; left != defaultMemoryLimit/8 {
 			t.Errorf("%d bytes of the budget were not given back", defaultMemoryLimit/8-left)
 		}
 	})
-	return h
+	return openWith(t, f, o)
 }
 
 func smallLayer() fixture {

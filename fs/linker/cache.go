@@ -39,8 +39,8 @@ func ParseCache(p []byte) Cache {
 		if int64(key) >= int64(len(p)) || int64(value) >= int64(len(p)) {
 			return c
 		}
-		name, named := textAt(whole, key)
-		path, placed := textAt(whole, value)
+		name, named := textAt(whole, key, maxName)
+		path, placed := textAt(whole, value, maxPath)
 		if _, ok := c[name]; !ok && named && placed {
 			c[name] = path
 		}
@@ -48,8 +48,8 @@ func ParseCache(p []byte) Cache {
 	return c
 }
 
-// textAt is as text, without a copy; false if it has no end, or is longer than any path.
-func textAt(s string, at uint32) (string, bool) {
-	before, _, ok := strings.Cut(s[at:min(len(s), int(at)+maxPath)], "\x00")
+// textAt is as text, without a copy; false if it takes more than so many bytes with its end, or has none.
+func textAt(s string, at uint32, most int) (string, bool) {
+	before, _, ok := strings.Cut(s[at:min(len(s), int(at)+most)], "\x00")
 	return before, ok
 }

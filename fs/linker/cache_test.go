@@ -130,7 +130,7 @@ func TestParseCacheMemory(t *testing.T) {
 	for i := range uint16(entries) {
 		p = binary.BigEndian.AppendUint16(p, i|0x8080) // hardly any repetition
 	}
-	for end := int(names) + maxPath/2; end < len(p); end += maxPath / 2 {
+	for end := int(names) + maxName/2; end < len(p); end += maxName / 2 {
 		p[end] = 0
 	}
 	var before, after runtime.MemStats
@@ -153,7 +153,7 @@ func FuzzParseCache(f *testing.F) {
 			t.Errorf("%d objects in %d bytes", len(c), len(p))
 		}
 		for name, path := range c {
-			if len(name) >= maxPath || len(path) >= maxPath || !bytes.Contains(p, []byte(name)) || !bytes.Contains(p, []byte(path)) {
+			if len(name) >= maxName || len(path) >= maxPath || !bytes.Contains(p, []byte(name)) || !bytes.Contains(p, []byte(path)) {
 				t.Errorf("%q is at %q", name, path)
 			}
 		}

@@ -42,7 +42,7 @@ func (w Wanted) readTail(r io.ReaderAt, f footer) (Tail, error) {
 	return t, readFull(r, t.Bytes, t.Offset)
 }
 
-// payloadpayload is what of the tail is contents of files, or lies between them.
+// payload is what of the tail is contents of files, or lies between them.
 func (t Tail) payload(f footer) Tail {
 	t.Bytes = t.Bytes[:max(0, f.payloadSize-t.Offset)]
 	return t
