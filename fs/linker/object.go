@@ -37,6 +37,8 @@ type Object struct {
 	Needed      []string // names of other objects, in the order in which they are loaded
 	RPath       string   // as DT_RPATH, which is also that of what the object needs; "" if there is a RunPath
 	RunPath     string   // as DT_RUNPATH
+	Program     bool     // it has an interpreter, or nothing to link
+	Loaded      int64    // bytes from its beginning to the end of what is mapped of it
 	// Tables are what a dynamic linker reads of every object besides its header: the tables of symbols and relocations, and the segments
 	// that it relocates.
 	Tables []Range
@@ -59,7 +61,7 @@ type Source interface {
 // for what is no object, or a broken one.
 func Parse(r Source) (*Object, error) {
 	o := &Object{r: r}
-	for _, step := range []func() error{o.header, o.interpreter, o.dynamicSection, o.names, o.tables} {
+	for _, step := range []func() error{o.header, o.interpreter, o.dynamicSection, o.names, o.tables, o.loaded} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -185,6 +187,17 @@ func (o *Object) name(at, limit uint64) (string, error) {
 func text(p []byte) string {
 	before, _, _ := bytes.Cut(p, []byte{0})
 	return string(before)
+}
+
+// loaded looks at what of the object comes into memory.
+func (o *Object) loaded() error {
+	o.Program = o.Interpreter != "" || len(o.dynamic) == 0
+	for _, s := range o.segments {
+		if end := s.Off + s.Filesz; elf.ProgType(s.Type) == elf.PT_LOAD && end >= s.Off && end < 1<<62 {
+			o.Loaded = max(o.Loaded, int64(end))
+		}
+	}
+	return nil
 }
 
 // offset is where an address is in the file.
