@@ -20,7 +20,7 @@ type Options struct {
 	// ConfigPath is the folder of hosts.toml folders, or several separated by colons, the first one that knows a host
 	// winning; "" means /etc/containerd/certs.d. Changes there are seen by the next request.
 	ConfigPath string
-	// ContentPath is the folder of containerd's content store, where Manifest looks first; "" means nowhere.
+	// ContentPath is the folder of containerd's content store, where Manifest looks first, and Image only; "" means nowhere.
 	ContentPath string
 	// Credentials returns what to log in to a host ("registry-1.docker.io", "localhost:5000") with. An empty user with
 	// a secret means that the secret is an identity token; empty both means anonymous. It is asked when a host
