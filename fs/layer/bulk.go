@@ -147,6 +147,10 @@ func (b *bulk) measure(ctx context.Context) bool {
 	return first < b.end
 }
 
+// Foreseen tells that what a program reads of the layer is fetched ahead of it: from now on the rest waits for the pauses of its start, however
+// little it is.
+func (l *Layer) Foreseen() { l.foreseen.Store(true) }
+
 // moment returns how many bytes come so soon that fetching all of them is the best reading ahead for a program that starts.
 func (l *Layer) moment() int64 {
 	if link := l.blob.Link(); link.Rate > 0 {
@@ -191,7 +195,7 @@ func (b *bulk) launch(ctx, going context.Context) (_ *flight, place *entrant, wa
 		return nil, nil, 0
 	}
 	start := time.Now()
-	place = &entrant{priority: b.priority, bytes: b.l.memory(s), image: b.l.ref, blob: s.size, patient: b.patient}
+	place = &entrant{priority: b.priority, bytes: b.l.memory(s), image: b.l.ref, blob: s.size, patient: b.patient || b.l.foreseen.Load()}
 	if err := b.l.scheduler.ranges.enter(going, place); err != nil {
 		return nil, nil, 0
 	}

@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -158,6 +159,36 @@ func TestFill(t *testing.T) {
 			}
 			h.blob.answer(refuse)
 			h.mustCheck(0, len(h.want))
+		})
+	}
+}
+
+// The rest of a small layer comes at once, unless it is known what a program will read of it.
+func TestFillForeseen(t *testing.T) {
+	files := testFiles()
+	delete(files, hotFile) // no prefetch list, which would be as much
+	for _, foreseen := range []bool{false, true} {
+		t.Run(fmt.Sprint(foreseen), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := open(t, build(files), nil)
+				time.Sleep(lullTime) // opening it was urgent
+				if foreseen {
+					h.Foreseen()
+				}
+				off, _ := h.place("etc/small042")
+				h.mustCheck(off, 10)
+				h.flights.Wait()
+				filled := make(chan error, 1)
+				go func() { filled <- h.Fill(t.Context()) }()
+				time.Sleep(lullTime - 1)
+				synctest.Wait()
+				if h.Store().Complete() == foreseen {
+					t.Errorf("complete in the lull: %v", !foreseen)
+				}
+				if err := <-filled; err != nil {
+					t.Error(err)
+				}
+			})
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -83,6 +84,8 @@ type Layer struct {
 	cursors cursors
 	row     row
 	listed  toc.Listed // what of the first chunks is on the prefetch list
+
+	foreseen atomic.Bool // see Foreseen
 
 	mu      sync.Mutex
 	pending map[int]*pending // chunks in flight
