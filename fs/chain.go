@@ -75,8 +75,11 @@ func (c chain) file(name string, l *looks) (extent, bool) {
 			}
 			continue
 		}
+		if !l.take(len(c)) {
+			return extent{}, false
+		}
 		in, found := child(dirs[len(dirs)-1], first)
-		if len(found) == 0 || !l.take(len(c)) {
+		if len(found) == 0 {
 			return extent{}, false
 		}
 		switch in.Mode & unix.S_IFMT {
@@ -92,7 +95,8 @@ func (c chain) file(name string, l *looks) (extent, bool) {
 			}
 			rest = strings.Trim(target, "/") + "/" + rest
 		case unix.S_IFREG:
-			return extent{found[0].shown, in.Offset, in.Size, "/" + path.Join(names...)}, strings.Trim(rest, "/") == "" && in.Size > 0
+			file := extent{found[0].shown, in.Offset, in.Size, "/" + path.Join(names...), first}
+			return file, strings.Trim(rest, "/") == "" && in.Size > 0
 		default:
 			return extent{}, false
 		}

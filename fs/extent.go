@@ -14,13 +14,16 @@ const (
 	headSize    = 64 << 10
 	tailSize    = 128 << 10
 	smallObject = 512 << 10
+
+	// codeObject is up to what size the rest of an object follows: a linker reads little of it, and the program that it is for nearly all.
+	codeObject = 4 << 20
 )
 
 // extent is where a regular file lies.
 type extent struct {
 	*shown
 	off, size int64  // in the address space
-	dir       string // the file's in the image, without symlinks; "" if that is not known
+	dir, name string // the file's in the image, without symlinks; "" if that is not known
 }
 
 // ends are the parts of an object that are read first.
@@ -29,6 +32,11 @@ func (e extent) ends() []layer.Extent {
 		return []layer.Extent{{Size: e.size}}
 	}
 	return []layer.Extent{{Size: headSize}, {Off: e.size - tailSize, Size: tailSize}}
+}
+
+// code is what lies between the ends of an object that is neither small nor large.
+func (e extent) code() (part layer.Extent, ok bool) {
+	return layer.Extent{Off: headSize, Size: e.size - headSize - tailSize}, smallObject < e.size && e.size <= codeObject
 }
 
 // extents are parts of files, by layer. The zero value has none.

@@ -193,6 +193,7 @@ type FS struct {
 	takings   takings
 	refused   refusals
 	programs  atomic.Int32 // that are seen to
+	commands  atomic.Int32 // of images
 
 	closing  sync.Once
 	closeErr error

@@ -64,6 +64,9 @@ func (f *FS) Mount(ctx context.Context, src Source) error {
 			if err = s.err; err == nil {
 				err = f.agree(ctx, src, s.mounted)
 			}
+			if err == nil {
+				f.pulled(src, s.mounted.shown)
+			}
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}

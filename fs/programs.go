@@ -33,6 +33,11 @@ const (
 	// have 42 MB of beginnings and ends, and as much of tables.
 	maxUrgent   = 48 << 20
 	maxExpected = 192 << 20
+
+	// maxCode is how much more may be what is not read until the program runs: all of the program itself, if that is up to maxProgram, and
+	// what lies between the ends of small objects, the first ones that are found.
+	maxCode    = 24 << 20
+	maxProgram = 16 << 20
 )
 
 // begins is told that somebody has read p at off of the address space.
@@ -40,24 +45,33 @@ func (f *FS) begins(l *shown, off int64, p []byte) {
 	if len(p) > beginning || !bytes.HasPrefix(p, []byte(linker.Magic)) || !l.begun.add(off) {
 		return
 	}
-	if f.programs.Add(1) > maxPrograms {
-		f.programs.Add(-1)
-		return
+	begun := f.lookAhead(&f.programs, maxPrograms, l.chained(), func(ctx context.Context, k *linking) {
+		k.begin(ctx, extent{shown: l, off: off, size: l.dataSize - off})
+	})
+	if !begun {
+		l.begun.remove(off)
+	}
+}
+
+// lookAhead has see fetch what a program needs, of an image with the layers ds, the topmost first, and does not wait for it. If most are taken of
+// the places, it does nothing, and reports false.
+func (f *FS) lookAhead(taken *atomic.Int32, most int32, ds []digest.Digest, see func(context.Context, *linking)) bool {
+	if taken.Add(1) > most {
+		taken.Add(-1)
+		return false
 	}
 	_, ok := f.tasks.start(context.Background(), func(ctx context.Context) {
-		defer f.programs.Add(-1)
-		k := &linking{fs: f, chain: []digest.Digest{l.layer.Store().Digest()}, looks: newLooks(), reading: make(chan struct{}, maxReading)}
-		if c := l.chain.Load(); c != nil {
-			k.chain = *c
-		}
-		if f.completed(k.chain) { // the program's own layer may be, and not those of its libraries
+		defer taken.Add(-1)
+		if f.completed(ds) { // the program's own layer may be, and not those of its libraries
 			return
 		}
-		k.link(ctx, extent{shown: l, off: off, size: l.dataSize - off})
+		k := &linking{fs: f, chain: ds, listed: f.listed(ds), looks: newLooks(), reading: make(chan struct{}, maxReading)}
+		k.link(ctx, see)
 	})
 	if !ok {
-		f.programs.Add(-1)
+		taken.Add(-1)
 	}
+	return ok
 }
 
 // completed reports whether all of the layers is there.
@@ -88,15 +102,25 @@ func (b *begun) add(off int64) bool {
 	return true
 }
 
+// remove has off be seen to again.
+func (b *begun) remove(off int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.set, off)
+}
+
 // linking is a program, or a library that a program has loaded, with all that it needs.
 type linking struct {
-	fs    *FS
-	chain []digest.Digest
-	cache func() linker.Cache // of the image; called by several
+	fs     *FS
+	chain  []digest.Digest
+	listed bool                // there is a prefetch list, which has what the program itself reads
+	runs   atomic.Bool         // a program was found, and not a library only, which may just be looked at
+	cache  func() linker.Cache // of the image; called by several
 
 	looks   *looks
 	reading chan struct{} // places
 	wanted  atomic.Int64  // bytes that were expected
+	code    atomic.Int64  // bytes that are read later
 
 	wg     sync.WaitGroup
 	mu     sync.Mutex
@@ -104,30 +128,61 @@ type linking struct {
 	tables extents // of all of them
 }
 
-// link fetches what a dynamic linker will read for an object.
-func (k *linking) link(ctx context.Context, o extent) {
+// link fetches what a dynamic linker will read for the objects that see visits.
+func (k *linking) link(ctx context.Context, see func(context.Context, *linking)) {
 	k.cache = sync.OnceValue(func() linker.Cache { return k.readCache(ctx) })
-	k.visit(ctx, o, nil)
+	see(ctx, k)
 	k.wg.Wait()
 	if k.wanted.Add(k.tables.size()) <= maxExpected {
 		k.tables.expect(layer.Prefetch) // they are read when all objects are open
 	}
 }
 
-// visit sees to one object and what it needs. rpath are the folders of the RPaths of those that need it.
+// begin sees to an object that was not found as what another needs.
+func (k *linking) begin(ctx context.Context, o extent) {
+	parsed := k.parse(ctx, o)
+	if parsed == nil {
+		return
+	}
+	if parsed.Program && !k.listed {
+		k.runs.Store(true)
+		var code extents
+		if parsed.Loaded <= maxProgram {
+			k.addCode(&code, o, layer.Extent{Size: parsed.Loaded})
+		}
+		code.expect(layer.Prefetch)
+		k.imports(o)
+	}
+	k.follow(ctx, parsed, o, nil)
+}
+
+// visit sees to an object that another one needs. rpath are the folders of the RPaths of those that need it.
 func (k *linking) visit(ctx context.Context, o extent, rpath []string) {
+	if parsed := k.parse(ctx, o); parsed != nil {
+		k.follow(ctx, parsed, o, rpath)
+	}
+}
+
+// parse returns nil if that fails.
+func (k *linking) parse(ctx context.Context, o extent) *linker.Object {
 	k.reading <- struct{}{}
 	defer func() { <-k.reading }()
 	parsed, err := linker.Parse(contents{ctx, k.expect, o})
 	if err != nil {
+		o.begun.remove(o.off) // the registry may be there when it is read the next time
 		o.logger.WithError(err).Debug("what a program needs of an object is not fetched ahead")
-		return
+		return nil
 	}
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	for _, t := range parsed.Tables {
 		k.tables.add(o, layer.Extent{Off: t.Off, Size: t.Size})
 	}
-	k.mu.Unlock()
+	return parsed
+}
+
+// follow visits what an object needs.
+func (k *linking) follow(ctx context.Context, parsed *linker.Object, o extent, rpath []string) {
 	needed, rpath := k.needs(ctx, parsed, o, rpath)
 	for _, next := range needed {
 		k.wg.Go(func() { k.visit(ctx, next, rpath) })
@@ -140,7 +195,7 @@ func (k *linking) needs(ctx context.Context, parsed *linker.Object, o extent, in
 	if len(parsed.Needed) > 0 {
 		cache = k.cache()
 	}
-	var ends extents
+	var ends, code extents
 	k.fs.withChain(k.chain, func(c chain) {
 		if o.dir == "" && strings.Contains(parsed.RPath+parsed.RunPath, "ORIGIN") && slices.Contains(c, o.shown) {
 			if p, ok := o.image.PathAt(o.off); ok {
@@ -155,11 +210,22 @@ func (k *linking) needs(ctx context.Context, parsed *linker.Object, o extent, in
 			if next, ok := c.first(paths, k.looks); ok && k.add(next) {
 				found = append(found, next)
 				ends.add(next, next.ends()...)
+				if part, ok := next.code(); ok {
+					k.addCode(&code, next, part)
+				}
 			}
 		}
 	})
 	k.expect(ends)
+	code.expect(layer.Prefetch)
 	return found, rpath
+}
+
+// addCode adds a part of an object that a linker does not read, within what one program may have of that.
+func (k *linking) addCode(x *extents, o extent, part layer.Extent) {
+	if k.runs.Load() && k.code.Add(part.Size) <= maxCode {
+		x.add(o, part)
+	}
 }
 
 // expect begins to fetch what will be read, within what one program may have.

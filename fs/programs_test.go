@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,9 +20,10 @@ const padding = 900 << 10
 
 // maker makes objects with the compiler that the race detector needs too.
 type maker struct {
-	t     *testing.T
-	dir   string
-	count uint64
+	t       *testing.T
+	dir     string
+	padding int // bytes of the next object
+	count   uint64
 }
 
 // object is a library with padding that needs others, or with -pie a program.
@@ -31,7 +33,7 @@ func (m *maker) object(name string, args ...string) []byte {
 	pad, source, out := filepath.Join(m.dir, "pad"), filepath.Join(m.dir, "pad.s"), filepath.Join(m.dir, name)
 	code := fmt.Sprintf(".section .rodata\n.globl of_%d\nof_%d: .incbin %q\n.data\n.globl d_%d\nd_%d: .quad of_%d\n",
 		m.count, m.count, pad, m.count, m.count, m.count)
-	m.write(pad, noise(m.count, padding))
+	m.write(pad, noise(m.count, m.padding))
 	m.write(source, []byte(code))
 	kind := []string{"-shared", "-Wl,-soname," + name}
 	if len(args) > 0 && args[0] == "-pie" {
@@ -78,7 +80,8 @@ func (m *maker) cache(name string, p []byte) []byte {
 // What programImage has that is needed by its program, by layers, and what is not though it lies in between.
 var (
 	neededAbove = []string{"usr/lib/app/libone.so", "usr/lib/app/libplugin.so"}
-	neededBelow = []string{"usr/lib/libtwo.so", "opt/odd/libthree.so", "usr/lib/libfour.so.4.5"}
+	neededBelow = []string{"usr/lib/libtwo.so", "opt/odd/libthree.so", "usr/lib/libfour.so.4.5", neededBig}
+	neededBig   = "usr/lib/libbig.so"
 	unneeded    = []string{"usr/lib/app/libother.so", "usr/lib/libfive.so", "usr/lib/libone.so"}
 )
 
@@ -86,9 +89,12 @@ var (
 // folder of the lower layer, libthree, which that needs, in the cache, and libfour, which all need, behind a symlink.
 func programImage(t *testing.T) []blob {
 	t.Helper()
-	m := &maker{t: t, dir: t.TempDir()}
+	m := &maker{t: t, dir: t.TempDir(), padding: padding}
 	four := m.object("libfour.so.4")
-	three := m.object("libthree.so", "-l:libfour.so.4")
+	m.padding = codeObject
+	big := m.object("libbig.so")
+	m.padding = padding
+	three := m.object("libthree.so", "-l:libfour.so.4", "-l:libbig.so")
 	two := m.object("libtwo.so", "-l:libthree.so")
 	plugin := m.object("libplugin.so", "-l:libfour.so.4")
 	one := m.object("libone.so", "-l:libplugin.so", "-l:libfour.so.4", "-Wl,--disable-new-dtags,-rpath,${ORIGIN}")
@@ -103,7 +109,7 @@ func programImage(t *testing.T) []blob {
 		text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"), text("etc/group", strings.Repeat("root:x:0:\n", 10_000)), text("etc/shadow", "root:*:::::::\n"),
 		regular("etc/ld.so.cache", m.cache("opt/odd/libthree.so", three)),
 		regular("lib64/ld-linux-x86-64.so.2", m.object("ld-linux-x86-64.so.2")),
-		regular("usr/lib/libtwo.so", two), regular("usr/lib/libfive.so", m.object("libfive.so")), regular("opt/odd/libthree.so", three),
+		regular(neededBig, big), regular("usr/lib/libtwo.so", two), regular("usr/lib/libfive.so", m.object("libfive.so")), regular("opt/odd/libthree.so", three),
 		regular("usr/lib/libone.so", m.object("libone.so")), regular("usr/lib/libfour.so.4.5", four), symlink("usr/lib/libfour.so.4", "libfour.so.4.5"),
 	})
 	return []blob{above, below}
@@ -115,18 +121,30 @@ type programNode struct {
 	registry *registry
 	chain    []digest.Digest
 	program  string
+	content  string // folder of containerd's content store; "" if there is none
 }
 
 func newProgramNode(t *testing.T, mode Mode, layers []blob) *programNode {
 	t.Helper()
-	p := &programNode{node: newNode(t, Options{Mode: mode}), registry: newRegistry(t, layers...)}
-	for _, l := range layers {
-		path := p.mountLayer(t, p.registry.source(l))
-		if p.chain = append(p.chain, l.digest); p.program == "" {
-			p.program = filepath.Join(path, "usr/bin/program")
-		}
+	r := newRegistry(t, upward(layers)...)
+	return mountProgram(t, Options{Mode: mode}, r, layers, r.source)
+}
+
+func mountProgram(t *testing.T, o Options, r *registry, layers []blob, source func(blob) Source) *programNode {
+	t.Helper()
+	p := &programNode{node: newNode(t, o), registry: r}
+	for _, l := range upward(layers) {
+		p.program = filepath.Join(p.mountLayer(t, source(l)), "usr/bin/program")
+		p.chain = append([]digest.Digest{l.digest}, p.chain...)
 	}
 	return p
+}
+
+// upward returns layers as a manifest has them: the topmost last.
+func upward(layers []blob) []blob {
+	layers = slices.Clone(layers)
+	slices.Reverse(layers)
+	return layers
 }
 
 // wait is what the snapshotter does before a container starts.
@@ -177,6 +195,13 @@ func (p *programNode) running() int {
 	return len(p.tasks.cancels)
 }
 
+// quiet waits until nothing is on its way.
+func (p *programNode) quiet(t *testing.T) {
+	t.Helper()
+	p.arrives(t, "etc/ld.so.cache", 0, 0)
+	eventually(t, "end of what is fetched", func() bool { return p.opts.Scheduler.Inflight() == 0 })
+}
+
 // readFirst reads the first n bytes of the program, as much at a time as is asked for.
 func (p *programNode) readFirst(t *testing.T, n, step int) {
 	t.Helper()
@@ -198,13 +223,12 @@ func TestProgram(t *testing.T) {
 	layers := programImage(t)
 	inModes(t, func(t *testing.T, mode Mode) {
 		p := newProgramNode(t, mode, layers)
+		for _, name := range []string{"etc/passwd", "etc/group", "etc/ld.so.cache", "lib64/ld-linux-x86-64.so.2"} {
+			p.arrives(t, name, 0, 0) // before there is a container
+		}
+		p.quiet(t)
 		idle := p.running()
 		p.wait(t)
-		for _, name := range []string{"etc/passwd", "etc/group", "etc/ld.so.cache"} {
-			p.arrives(t, name, 0, 0)
-		}
-		p.arrives(t, "lib64/ld-linux-x86-64.so.2", 0, headSize)
-		p.arrives(t, "lib64/ld-linux-x86-64.so.2", -tailSize, 0)
 		for _, name := range append([]string{"etc/shadow"}, append(neededAbove, neededBelow...)...) {
 			if n, _ := p.has(t, name, 0, 0); n > 0 {
 				t.Errorf("%d chunks of %s came before the program began", n, name)
@@ -212,19 +236,20 @@ func TestProgram(t *testing.T) {
 		}
 		p.readFirst(t, 4096, 4096)
 		for _, name := range append(neededAbove, neededBelow...) {
-			p.arrives(t, name, 0, headSize)
-			p.arrives(t, name, -tailSize, 0)
+			if name != neededBig {
+				p.arrives(t, name, 0, 0)
+			}
 		}
+		p.arrives(t, neededBig, 0, headSize)
+		p.arrives(t, neededBig, -tailSize, 0)
 		eventually(t, "end of what is looked for", func() bool { return p.running() <= idle && p.opts.Scheduler.Inflight() == 0 })
 		for _, name := range unneeded {
 			if n, _ := p.has(t, name, 0, 0); n > 0 {
 				t.Errorf("%d chunks of %s, which is not needed, came", n, name)
 			}
 		}
-		for _, name := range append(neededAbove, neededBelow...) {
-			if n, _ := p.has(t, name, 256<<10, 512<<10); n > 0 {
-				t.Errorf("%d chunks of the middle of %s came", n, name)
-			}
+		if n, _ := p.has(t, neededBig, 256<<10, 512<<10); n > 0 {
+			t.Errorf("%d chunks of the middle of %s came", n, neededBig)
 		}
 		for i, l := range layers {
 			compare(t, p.path(t, l, fmt.Sprint(i)), l.files)
@@ -290,7 +315,7 @@ func TestProgramUnmounted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newProgramNode(t, FUSE, layers)
 			p.wait(t)
-			p.arrives(t, "etc/ld.so.cache", 0, 0)
+			p.quiet(t)
 			p.readFirst(t, len(layers[0].files[7].data), 256<<10)
 			before := len(goroutines())
 			p.registry.stall()
@@ -317,7 +342,7 @@ func TestProgramWithoutRegistry(t *testing.T) {
 	inModes(t, func(t *testing.T, mode Mode) {
 		p := newProgramNode(t, mode, layers)
 		p.wait(t)
-		p.arrives(t, "etc/ld.so.cache", 0, 0)
+		p.quiet(t)
 		p.readFirst(t, len(layers[0].files[7].data), 256<<10)
 		idle, requests := p.running(), p.registry.blobs.Load()
 		p.registry.fail.Store(503)
@@ -332,7 +357,7 @@ func TestProgramWithoutRegistry(t *testing.T) {
 
 // TestProgramHostile: objects that need each other, or what there is not, end.
 func TestProgramHostile(t *testing.T) {
-	m := &maker{t: t, dir: t.TempDir()}
+	m := &maker{t: t, dir: t.TempDir(), padding: padding}
 	m.object("libloop.so") // for the other to be linked with
 	second := m.object("libback.so", "-l:libloop.so")
 	first := m.object("libloop.so", "-l:libback.so", "-Wl,-rpath,/usr/lib:/loop:/nowhere")

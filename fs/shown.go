@@ -25,6 +25,7 @@ type shown struct {
 	refused  atomic.Bool                       // its contents are not what they should be: nobody reads them
 	users    sync.WaitGroup                    // requests under way
 	chain    atomic.Pointer[[]digest.Digest]   // the layers of the image of its last container, the topmost first
+	topOf    atomic.Pointer[digest.Digest]     // manifest of the image that was last pulled whose topmost layer it is
 	begun    begun                             // objects that were seen to for their programs
 }
 
@@ -45,6 +46,14 @@ func newShown(ctx context.Context, ref string, l *layer.Layer) (*shown, error) {
 		opaque:   sync.OnceValues(func() ([]string, bool) { return im.PathsWith(opaqueXattr, maxOpaque) }),
 		logger:   log.G(ctx).WithFields(log.Fields{"image": ref, "layer": st.Digest()}),
 	}, nil
+}
+
+// chained are the layers of the image of its last container, the topmost first; the layer alone, if it had none.
+func (l *shown) chained() []digest.Digest {
+	if c := l.chain.Load(); c != nil {
+		return *c
+	}
+	return []digest.Digest{l.layer.Store().Digest()}
 }
 
 // close ends the requests under way, which get an error if they wait for a registry, and closes the layer. The server

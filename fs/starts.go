@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,7 +25,7 @@ var startObjects = []string{
 // maxStartFile is bytes of one of startFiles.
 const maxStartFile = 1 << 20
 
-// starts begins to fetch what most containers of an image begin with. ds are its layers, the topmost first.
+// starts begins to fetch what a container of an image is likely to begin with. ds are its layers, the topmost first.
 func (f *FS) starts(ds []digest.Digest) {
 	f.withChain(ds, func(c chain) {
 		for _, l := range c {
@@ -32,11 +33,33 @@ func (f *FS) starts(ds []digest.Digest) {
 		}
 	})
 	f.tasks.start(context.Background(), func(context.Context) { f.withChain(ds, expectStart) })
+	f.expectCommand(ds)
+}
+
+// pulled is told that a layer is mounted for src. With the last one of an image that is being pulled it begins to fetch what most containers begin
+// with: between containerd's last Prepare for a pull and the first one for a container there is time for a round trip.
+func (f *FS) pulled(src Source, l *shown) {
+	m, ok := f.manifests.find(src.Manifest)
+	if !ok || len(m.Layers) == 0 || m.Layers[len(m.Layers)-1].Digest != src.Digest {
+		return
+	}
+	l.topOf.Store(&src.Manifest)
+	ds := make([]digest.Digest, 0, len(m.Layers))
+	for _, desc := range slices.Backward(m.Layers) {
+		ds = append(ds, desc.Digest)
+	}
+	if f.listed(ds) {
+		return
+	}
+	f.tasks.start(context.Background(), func(context.Context) { f.withChain(ds, expectStart) })
+	if f.opts.BackgroundOf(src.Ref) { // else only what a container will need is wanted
+		f.expectCommand(ds)
+	}
 }
 
 func expectStart(c chain) {
 	var wanted extents
-	l := newLooks()
+	l, listed := newLooks(), c.listed() // then what is used of libraries is on the list
 	for _, name := range startFiles {
 		if found, ok := c.file(name, l); ok {
 			wanted.add(found, layer.Extent{Size: min(found.size, maxStartFile)})
@@ -44,7 +67,11 @@ func expectStart(c chain) {
 	}
 	for _, name := range startObjects {
 		if found, ok := c.file(name, l); ok {
-			wanted.add(found, found.ends()...)
+			if !listed && found.size <= codeObject {
+				wanted.add(found, layer.Extent{Size: found.size})
+			} else {
+				wanted.add(found, found.ends()...)
+			}
 		}
 	}
 	wanted.expect(layer.Demand)

@@ -1,0 +1,182 @@
+package fs
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"iter"
+	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs/linker"
+)
+
+// What a container runs is mostly what its image says, and there is time to fetch it while the container is made. Its arguments are in nobody's
+// hands yet then, so that those which are given to it later are not known.
+
+const (
+	maxCommands = 4 // that are seen to at a time, of a node
+
+	// Of one command, and of each script that it leads to.
+	maxArguments = 16      // that are looked at, and folders of PATH
+	maxArgument  = 4 << 10 // bytes of one that is, or of such a folder: those of a path
+	maxFiles     = 32      // that are looked into, of all together
+
+	scriptLine = 256 // bytes of a script that the kernel looks at (BINPRM_BUF_SIZE)
+
+	// usualPath is the PATH that containerd gives to containers whose image has none.
+	usualPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+// expectCommand begins to fetch what the command of an image with the layers ds, the topmost first, begins with. A prefetch list knows better.
+func (f *FS) expectCommand(ds []digest.Digest) {
+	if len(ds) == 0 || f.listed(ds) {
+		return
+	}
+	m, err := f.lookup(ds[0])
+	if err != nil {
+		return
+	}
+	manifest := m.src.Manifest
+	if d := m.shown.topOf.Load(); d != nil {
+		manifest = *d
+	}
+	if manifest == "" {
+		return
+	}
+	f.lookAhead(&f.commands, maxCommands, ds, func(ctx context.Context, k *linking) {
+		layers, config, err := f.opts.Registry.Image(manifest)
+		if err != nil {
+			m.shown.logger.WithError(err).Debug("the image's command is not fetched ahead")
+			return
+		}
+		if len(layers) == 0 || layers[len(layers)-1].Digest != ds[0] {
+			return // it is the manifest of another image, of which this one is a part
+		}
+		c := &command{linking: k, dirs: folders(config.Env), workingDir: config.WorkingDir}
+		c.left.Store(maxFiles)
+		c.run(ctx, slices.Concat(config.Entrypoint, config.Cmd))
+	})
+}
+
+// listed reports whether one of the layers has a prefetch list.
+func (f *FS) listed(ds []digest.Digest) (yes bool) {
+	f.withChain(ds, func(c chain) { yes = c.listed() })
+	return yes
+}
+
+func (c chain) listed() bool {
+	return slices.ContainsFunc(c, func(l *shown) bool { return l.layer.Store().Info().PrefetchChunks > 0 })
+}
+
+// command is what an image's configuration says that is to be run.
+type command struct {
+	*linking
+	dirs       []string // of PATH
+	workingDir string
+	left       atomic.Int64 // files that may be looked into
+}
+
+// run sees to the files that arguments name: programs, and scripts with what interprets them. Many commands are scripts or programs that run what
+// their arguments say.
+func (c *command) run(ctx context.Context, args []string) {
+	for _, arg := range args[:min(len(args), maxArguments)] {
+		if arg != "" && arg[0] != '-' && len(arg) <= maxArgument {
+			c.wg.Go(func() { c.argument(ctx, arg) })
+		}
+	}
+}
+
+func (c *command) argument(ctx context.Context, arg string) {
+	o, ok := c.find(arg)
+	if !ok || c.left.Add(-1) < 0 {
+		return
+	}
+	var ends extents
+	ends.add(o, o.ends()...)
+	c.expect(ends)
+	line := make([]byte, min(scriptLine, o.size))
+	if err := c.read(ctx, o, line); err != nil {
+		o.logger.WithError(err).Debug("an argument of the image's command is not fetched ahead")
+		return
+	}
+	switch {
+	case bytes.HasPrefix(line, []byte(linker.Magic)):
+		if c.add(o) {
+			c.fs.withChain(c.chain, foresee)
+			c.begin(ctx, o)
+		}
+	case bytes.HasPrefix(line, []byte("#!")):
+		line, _, _ = bytes.Cut(line[2:], []byte("\n"))
+		c.run(ctx, strings.Fields(string(line)))
+	}
+}
+
+func foresee(c chain) {
+	for _, l := range c {
+		l.layer.Foreseen()
+	}
+}
+
+// find finds the file of the image that an argument names.
+func (c *command) find(arg string) (o extent, ok bool) {
+	c.fs.withChain(c.chain, func(layers chain) {
+		for p := range c.paths(arg) {
+			if o, ok = layers.file(p, c.looks); ok {
+				return
+			}
+		}
+	})
+	return o, ok
+}
+
+// paths are those that an argument may mean, the likeliest first.
+func (c *command) paths(arg string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if path.IsAbs(arg) {
+			yield(arg)
+			return
+		}
+		if !strings.Contains(arg, "/") {
+			for _, dir := range c.dirs {
+				if !yield(dir + "/" + arg) {
+					return
+				}
+			}
+		}
+		if len(c.workingDir) <= maxArgument {
+			yield(c.workingDir + "/" + arg)
+		}
+	}
+}
+
+// read reads the beginning of a file.
+func (c *command) read(ctx context.Context, o extent, p []byte) error {
+	c.reading <- struct{}{}
+	defer func() { <-c.reading }()
+	_, err := contents{ctx, c.expect, o}.ReadAt(p, 0)
+	return err
+}
+
+// folders are those of the last PATH of an environment.
+func folders(env []string) (dirs []string) {
+	list := ""
+	for _, v := range env {
+		if p, ok := strings.CutPrefix(v, "PATH="); ok {
+			list = p
+		}
+	}
+	for dir := range strings.SplitSeq(cmp.Or(list, usualPath), ":") {
+		if len(dirs) == maxArguments {
+			break
+		}
+		if path.IsAbs(dir) && len(dir) <= maxArgument {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
