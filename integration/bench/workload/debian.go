@@ -6,7 +6,8 @@ import (
 	"github.com/sluice-snapshotter/sluice/integration/images"
 )
 
-// The images have no commands of their own, so that a change of a program here is none of its image.
+// Images of interpreters say so, as their publishers' do. Others have no commands of their own, so that a change of a program here is none of its
+// image.
 
 func debian(o images.DebianOptions) func(context.Context) (*images.Image, error) {
 	return func(ctx context.Context) (*images.Image, error) { return images.Debian(ctx, o) }
@@ -24,7 +25,7 @@ func says(w Workload, line string) Workload {
 func python() Workload {
 	return says(Workload{
 		Name:  "python",
-		Image: debian(images.DebianOptions{Name: "bench-python", Packages: [][]string{{"python3-minimal"}, {"python3"}}}),
+		Image: debian(images.DebianOptions{Name: "bench-python", Packages: [][]string{{"python3-minimal"}, {"python3"}}, Cmd: []string{"python3"}}),
 		Args:  []string{"/usr/bin/python3", "-c", "print('hello')"},
 	}, "hello")
 }
@@ -48,7 +49,7 @@ int main(void) { return printf("hello\n") < 0; }
 func node() Workload {
 	return says(Workload{
 		Name:  "node",
-		Image: debian(images.DebianOptions{Name: "bench-node", Packages: [][]string{{"ca-certificates"}, {"nodejs"}}}),
+		Image: debian(images.DebianOptions{Name: "bench-node", Packages: [][]string{{"ca-certificates"}, {"nodejs"}}, Cmd: []string{"node"}}),
 		Args:  []string{"/usr/bin/node", "-e", "console.log('hello')"},
 	}, "hello")
 }
@@ -72,6 +73,7 @@ func torch() Workload {
 		Image: debian(images.DebianOptions{
 			Name:     "bench-torch",
 			Packages: [][]string{{"python3"}, {"python3-numpy", "python3-sympy"}, {"python3-opencv"}, {"python3-torch"}},
+			Cmd:      []string{"python3"},
 		}),
 		Args: []string{"/usr/bin/python3", "-c", "import torch; print(torch.ones(3).sum())"},
 		ML:   true,
