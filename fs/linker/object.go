@@ -37,7 +37,7 @@ type Object struct {
 	Needed      []string // names of other objects, in the order in which they are loaded
 	RPath       string   // as DT_RPATH, which is also that of what the object needs; "" if there is a RunPath
 	RunPath     string   // as DT_RUNPATH
-	Program     bool     // it has an interpreter, or nothing to link
+	Program     bool     // it has an interpreter, nothing to link, or says that it is one
 	Loaded      int64    // bytes from its beginning to the end of what is mapped of it
 	// Tables are what a dynamic linker reads of every object besides its header: the tables of symbols and relocations, and the segments
 	// that it relocates.
@@ -191,7 +191,7 @@ func text(p []byte) string {
 
 // loaded looks at what of the object comes into memory.
 func (o *Object) loaded() error {
-	o.Program = o.Interpreter != "" || len(o.dynamic) == 0
+	o.Program = o.Interpreter != "" || len(o.dynamic) == 0 || elf.DynFlag1(o.dynamic[elf.DT_FLAGS_1])&elf.DF_1_PIE != 0
 	for _, s := range o.segments {
 		if end := s.Off + s.Filesz; elf.ProgType(s.Type) == elf.PT_LOAD && end >= s.Off && end < 1<<62 {
 			o.Loaded = max(o.Loaded, int64(end))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -80,6 +81,17 @@ func compareReal(t *testing.T, name string) bool {
 	}
 	if got.Machine != want.Machine || got.Interpreter != interpreter(t, want) {
 		t.Errorf("%s: machine %v, interpreter %q", name, got.Machine, got.Interpreter)
+	}
+	for _, sec := range want.Sections {
+		if end := int64(sec.Offset + sec.FileSize); sec.Flags&elf.SHF_ALLOC != 0 && sec.Type != elf.SHT_NOBITS && end > got.Loaded {
+			t.Errorf("%s: %d bytes are mapped, but %s ends at %d", name, got.Loaded, sec.Name, end)
+		}
+	}
+	if info, err := f.Stat(); err != nil || got.Loaded > info.Size() {
+		t.Errorf("%s: %d bytes are mapped, of %v, %v", name, got.Loaded, info, err)
+	}
+	if program := !strings.Contains(name, ".so"); got.Program != program && got.Interpreter == "" { // some libraries can be run
+		t.Errorf("%s is a program: %v", name, got.Program)
 	}
 	if runpath, _ := want.DynString(elf.DT_RUNPATH); got.RunPath != only(runpath) {
 		t.Errorf("%s: RUNPATH %q, want %q", name, got.RunPath, runpath)
