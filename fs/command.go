@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"path"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sluice-snapshotter/sluice/fs/linker"
 )
@@ -41,26 +44,44 @@ func (f *FS) expectCommand(ds []digest.Digest) {
 	if err != nil {
 		return
 	}
-	manifest := m.src.Manifest
+	manifests := []digest.Digest{m.src.Manifest}
 	if d := m.shown.topOf.Load(); d != nil {
-		manifest = *d
-	}
-	if manifest == "" {
-		return
+		manifests = []digest.Digest{*d, m.src.Manifest}
 	}
 	f.lookAhead(&f.commands, maxCommands, ds, func(ctx context.Context, k *linking) {
-		layers, config, err := f.opts.Registry.Image(manifest)
+		config, err := f.config(manifests, ds)
 		if err != nil {
 			m.shown.logger.WithError(err).Debug("the image's command is not fetched ahead")
 			return
-		}
-		if len(layers) == 0 || layers[len(layers)-1].Digest != ds[0] {
-			return // it is the manifest of another image, of which this one is a part
 		}
 		c := &command{linking: k, dirs: folders(config.Env), workingDir: config.WorkingDir}
 		c.left.Store(maxFiles)
 		c.run(ctx, slices.Concat(config.Entrypoint, config.Cmd))
 	})
+}
+
+// config returns the configuration of the first of some images that has the layers ds, as far as containerd has it.
+func (f *FS) config(manifests, ds []digest.Digest) (ocispec.ImageConfig, error) {
+	var errs []error
+	for _, d := range manifests {
+		m, config, err := f.opts.Registry.Image(d)
+		if err == nil && !slices.Equal(topmostFirst(m), ds) {
+			err = fmt.Errorf("manifest %s: has other layers than the container", d)
+		}
+		if err == nil {
+			return config, nil
+		}
+		errs = append(errs, err)
+	}
+	return ocispec.ImageConfig{}, errors.Join(errs...)
+}
+
+// topmostFirst are the digests of an image's layers.
+func topmostFirst(layers []ocispec.Descriptor) (ds []digest.Digest) {
+	for _, desc := range slices.Backward(layers) {
+		ds = append(ds, desc.Digest)
+	}
+	return ds
 }
 
 // listed reports whether one of the layers has a prefetch list.
@@ -106,8 +127,9 @@ func (c *command) argument(ctx context.Context, arg string) {
 	}
 	switch {
 	case bytes.HasPrefix(line, []byte(linker.Magic)):
+		c.fs.withChain(c.chain, foresee)
+		c.imports(o)
 		if c.add(o) {
-			c.fs.withChain(c.chain, foresee)
 			c.begin(ctx, o)
 		}
 	case bytes.HasPrefix(line, []byte("#!")):
@@ -116,6 +138,7 @@ func (c *command) argument(ctx context.Context, arg string) {
 	}
 }
 
+// foresee has background leave the cores to the start of a program that is known.
 func foresee(c chain) {
 	for _, l := range c {
 		l.layer.Foreseen()

@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"context"
+	"errors"
 	"path"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ const (
 	maxExpected = 192 << 20
 
 	// maxCode is how much more may be what is not read until the program runs: all of the program itself, if that is up to maxProgram, and
-	// what lies between the ends of small objects, the first ones that are found.
+	// what lies between the ends of objects of up to codeObject, the first ones that are found.
 	maxCode    = 24 << 20
 	maxProgram = 16 << 20
 )
@@ -109,7 +110,7 @@ func (b *begun) remove(off int64) {
 	delete(b.set, off)
 }
 
-// linking is a program, or a library that a program has loaded, with all that it needs.
+// linking is a program, or a library that a program has loaded, with all that it needs; or the programs of one command.
 type linking struct {
 	fs     *FS
 	chain  []digest.Digest
@@ -151,7 +152,6 @@ func (k *linking) begin(ctx context.Context, o extent) {
 			k.addCode(&code, o, layer.Extent{Size: parsed.Loaded})
 		}
 		code.expect(layer.Prefetch)
-		k.imports(o)
 	}
 	k.follow(ctx, parsed, o, nil)
 }
@@ -169,7 +169,9 @@ func (k *linking) parse(ctx context.Context, o extent) *linker.Object {
 	defer func() { <-k.reading }()
 	parsed, err := linker.Parse(contents{ctx, k.expect, o})
 	if err != nil {
-		o.begun.remove(o.off) // the registry may be there when it is read the next time
+		if !errors.Is(err, linker.ErrFormat) {
+			o.begun.remove(o.off) // the registry may be there when it is read the next time
+		}
 		o.logger.WithError(err).Debug("what a program needs of an object is not fetched ahead")
 		return nil
 	}

@@ -195,11 +195,10 @@ func (p *programNode) running() int {
 	return len(p.tasks.cancels)
 }
 
-// quiet waits until nothing is on its way.
+// quiet waits until nothing is looked for or on its way: each layer has one task, which waits for all of it.
 func (p *programNode) quiet(t *testing.T) {
 	t.Helper()
-	p.arrives(t, "etc/ld.so.cache", 0, 0)
-	eventually(t, "end of what is fetched", func() bool { return p.opts.Scheduler.Inflight() == 0 })
+	eventually(t, "end of what is looked for", func() bool { return p.running() <= len(p.chain) && p.opts.Scheduler.Inflight() == 0 })
 }
 
 // readFirst reads the first n bytes of the program, as much at a time as is asked for.
@@ -223,12 +222,12 @@ func TestProgram(t *testing.T) {
 	layers := programImage(t)
 	inModes(t, func(t *testing.T, mode Mode) {
 		p := newProgramNode(t, mode, layers)
-		for _, name := range []string{"etc/passwd", "etc/group", "etc/ld.so.cache", "lib64/ld-linux-x86-64.so.2"} {
-			p.arrives(t, name, 0, 0) // before there is a container
-		}
 		p.quiet(t)
-		idle := p.running()
+		p.hasNone(t, "etc/passwd")
 		p.wait(t)
+		for _, name := range []string{"etc/passwd", "etc/group", "etc/ld.so.cache", "lib64/ld-linux-x86-64.so.2"} {
+			p.arrives(t, name, 0, 0)
+		}
 		for _, name := range append([]string{"etc/shadow"}, append(neededAbove, neededBelow...)...) {
 			if n, _ := p.has(t, name, 0, 0); n > 0 {
 				t.Errorf("%d chunks of %s came before the program began", n, name)
@@ -242,7 +241,7 @@ func TestProgram(t *testing.T) {
 		}
 		p.arrives(t, neededBig, 0, headSize)
 		p.arrives(t, neededBig, -tailSize, 0)
-		eventually(t, "end of what is looked for", func() bool { return p.running() <= idle && p.opts.Scheduler.Inflight() == 0 })
+		p.quiet(t)
 		for _, name := range unneeded {
 			if n, _ := p.has(t, name, 0, 0); n > 0 {
 				t.Errorf("%d chunks of %s, which is not needed, came", n, name)
@@ -344,10 +343,11 @@ func TestProgramWithoutRegistry(t *testing.T) {
 		p.wait(t)
 		p.quiet(t)
 		p.readFirst(t, len(layers[0].files[7].data), 256<<10)
-		idle, requests := p.running(), p.registry.blobs.Load()
+		requests := p.registry.blobs.Load()
 		p.registry.fail.Store(503)
 		p.begin(t, layers)
-		eventually(t, "requests that fail", func() bool { return p.registry.blobs.Load() > requests && p.running() <= idle })
+		eventually(t, "requests that fail", func() bool { return p.registry.blobs.Load() > requests })
+		p.quiet(t)
 		p.registry.fail.Store(0)
 		for i, l := range layers {
 			compare(t, p.path(t, l, fmt.Sprint(i)), l.files)
@@ -369,11 +369,10 @@ func TestProgramHostile(t *testing.T) {
 		regular("usr/lib/libloop.so", first), regular("usr/lib/libback.so", second), regular("lib/libback.so", broken),
 	})
 	p := newProgramNode(t, FUSE, []blob{l})
-	idle := p.running()
 	p.wait(t)
 	p.readFirst(t, 4096, 4096)
 	p.arrives(t, "usr/lib/libloop.so", -tailSize, 0)
 	p.arrives(t, "lib/libback.so", -tailSize, 0)
-	eventually(t, "end of what is looked for", func() bool { return p.running() <= idle })
+	p.quiet(t)
 	compare(t, p.path(t, l, "x"), l.files)
 }

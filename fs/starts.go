@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -36,25 +35,21 @@ func (f *FS) starts(ds []digest.Digest) {
 	f.expectCommand(ds)
 }
 
-// pulled is told that a layer is mounted for src. With the last one of an image that is being pulled it begins to fetch what most containers begin
-// with: between containerd's last Prepare for a pull and the first one for a container there is time for a round trip.
+// pulled is told that a layer is mounted for src. With the last one of an image that is being pulled it begins to fetch what a container is likely
+// to begin with: between containerd's last Prepare for a pull and the first one for a container there is time for a round trip. Where background is
+// off, nothing is fetched before there is a container.
 func (f *FS) pulled(src Source, l *shown) {
 	m, ok := f.manifests.find(src.Manifest)
 	if !ok || len(m.Layers) == 0 || m.Layers[len(m.Layers)-1].Digest != src.Digest {
 		return
 	}
 	l.topOf.Store(&src.Manifest)
-	ds := make([]digest.Digest, 0, len(m.Layers))
-	for _, desc := range slices.Backward(m.Layers) {
-		ds = append(ds, desc.Digest)
-	}
-	if f.listed(ds) {
+	ds := topmostFirst(m.Layers)
+	if !f.opts.BackgroundOf(src.Ref) || f.listed(ds) {
 		return
 	}
 	f.tasks.start(context.Background(), func(context.Context) { f.withChain(ds, expectStart) })
-	if f.opts.BackgroundOf(src.Ref) { // else only what a container will need is wanted
-		f.expectCommand(ds)
-	}
+	f.expectCommand(ds)
 }
 
 func expectStart(c chain) {

@@ -6,7 +6,7 @@ import (
 	"github.com/sluice-snapshotter/sluice/integration/images"
 )
 
-// Images of interpreters say so, as their publishers' do. Others have no commands of their own, so that a change of a program here is none of its
+// Images of interpreters name them as their commands, as their publishers' do. Others have no commands of their own, so that a change of a program here is none of its
 // image.
 
 func debian(o images.DebianOptions) func(context.Context) (*images.Image, error) {
