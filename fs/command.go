@@ -37,7 +37,7 @@ const (
 
 // expectCommand begins to fetch what the command of an image with the layers ds, the topmost first, begins with. A prefetch list knows better.
 func (f *FS) expectCommand(ds []digest.Digest) {
-	if len(ds) == 0 || f.listed(ds) {
+	if len(ds) == 0 {
 		return
 	}
 	m, err := f.lookup(ds[0])
@@ -49,6 +49,9 @@ func (f *FS) expectCommand(ds []digest.Digest) {
 		manifests = []digest.Digest{*d, m.src.Manifest}
 	}
 	f.lookAhead(&f.commands, maxCommands, ds, func(ctx context.Context, k *linking) {
+		if k.listed {
+			return
+		}
 		config, err := f.config(manifests, ds)
 		if err != nil {
 			m.shown.logger.WithError(err).Debug("the image's command is not fetched ahead")

@@ -147,11 +147,11 @@ func (k *linking) begin(ctx context.Context, o extent) {
 	}
 	if parsed.Program && !k.listed {
 		k.runs.Store(true)
-		var code extents
 		if parsed.Loaded <= maxProgram {
+			var code extents
 			k.addCode(&code, o, layer.Extent{Size: parsed.Loaded})
+			code.expect(layer.Prefetch)
 		}
-		code.expect(layer.Prefetch)
 	}
 	k.follow(ctx, parsed, o, nil)
 }

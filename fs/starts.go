@@ -24,15 +24,14 @@ var startObjects = []string{
 // maxStartFile is bytes of one of startFiles.
 const maxStartFile = 1 << 20
 
-// starts begins to fetch what a container of an image is likely to begin with. ds are its layers, the topmost first.
+// starts is told that a container is prepared. ds are the layers of its image, the topmost first.
 func (f *FS) starts(ds []digest.Digest) {
 	f.withChain(ds, func(c chain) {
 		for _, l := range c {
 			l.chain.Store(&ds)
 		}
 	})
-	f.tasks.start(context.Background(), func(context.Context) { f.withChain(ds, expectStart) })
-	f.expectCommand(ds)
+	f.expectContainer(ds)
 }
 
 // pulled is told that a layer is mounted for src. With the last one of an image that is being pulled it begins to fetch what a container is likely
@@ -48,6 +47,11 @@ func (f *FS) pulled(src Source, l *shown) {
 	if !f.opts.BackgroundOf(src.Ref) || f.listed(ds) {
 		return
 	}
+	f.expectContainer(ds)
+}
+
+// expectContainer begins to fetch what a container with the layers ds is likely to begin with.
+func (f *FS) expectContainer(ds []digest.Digest) {
 	f.tasks.start(context.Background(), func(context.Context) { f.withChain(ds, expectStart) })
 	f.expectCommand(ds)
 }

@@ -39,7 +39,7 @@ type SchedulerOptions struct {
 // Background has as few ranges under way as leave it at full speed (see pilot), and enters only while at most three quarters of ranges
 // and memory are taken; prefetch leaves an eighth of both, so that a reader does not have to wait for either to end.
 // While something more urgent is active, background starts no more than one range a second, and neither it nor prefetch
-// reads on in those under way, for a second each. Background of a layer that has a prefetch list, or is large, does not start in the
+// reads on in those under way, for a second each. Background of a layer that has a prefetch list, is large, or is Foreseen, does not start in the
 // pauses of a program that reads now and again either, for ten seconds or so. Within a priority images take turns. BackgroundLimit and BackgroundPressure
 // hold background alone, and only ranges that have not begun: no reader ever waits for them.
 // A range whose registry is silent lends its place and what memory it does not use (lend.go), so that others do not wait for it.
