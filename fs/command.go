@@ -63,6 +63,12 @@ func (f *FS) expectCommand(ds []digest.Digest) {
 	})
 }
 
+// commanded reports whether it is known what a container of an image runs.
+func (f *FS) commanded(manifest digest.Digest) bool {
+	_, config, err := f.opts.Registry.Image(manifest)
+	return err == nil && len(config.Entrypoint)+len(config.Cmd) > 0
+}
+
 // config returns the configuration of the first of some images that has the layers ds, as far as containerd has it.
 func (f *FS) config(manifests, ds []digest.Digest) (ocispec.ImageConfig, error) {
 	var errs []error
@@ -130,7 +136,6 @@ func (c *command) argument(ctx context.Context, arg string) {
 	}
 	switch {
 	case bytes.HasPrefix(line, []byte(linker.Magic)):
-		c.fs.withChain(c.chain, foresee)
 		c.imports(o)
 		if c.add(o) {
 			c.begin(ctx, o)
@@ -138,13 +143,6 @@ func (c *command) argument(ctx context.Context, arg string) {
 	case bytes.HasPrefix(line, []byte("#!")):
 		line, _, _ = bytes.Cut(line[2:], []byte("\n"))
 		c.run(ctx, strings.Fields(string(line)))
-	}
-}
-
-// foresee has background leave the cores to the start of a program that is known.
-func foresee(c chain) {
-	for _, l := range c {
-		l.layer.Foreseen()
 	}
 }
 

@@ -212,6 +212,59 @@ func TestCommandOfPull(t *testing.T) {
 	p.arrivesAll(t)
 }
 
+// TestCommanded: it is known of an image whether its configuration says what to run, if containerd has it.
+func TestCommanded(t *testing.T) {
+	layers := programImage(t)[:1]
+	for name, c := range map[string]struct {
+		config ocispec.ImageConfig
+		want   bool
+	}{
+		"command":    {ocispec.ImageConfig{Cmd: []string{"/usr/bin/program"}}, true},
+		"entrypoint": {ocispec.ImageConfig{Entrypoint: []string{"/usr/bin/program"}}, true},
+		"none":       {ocispec.ImageConfig{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := commandNode(t, layers, c.config)
+			src, err := p.Source(layers[0].digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := p.commanded(src.Manifest); got != c.want {
+				t.Errorf("it is said to have a command: %v", got)
+			}
+			if p.commanded(layers[0].digest) || p.commanded("") {
+				t.Error("what is not a manifest is said to have a command")
+			}
+		})
+	}
+}
+
+// TestRestOfCode: where all is wanted anyway, objects come whole, the large ones when all have been found, and for one who only opens a library too.
+func TestRestOfCode(t *testing.T) {
+	for name, cmd := range map[string][]string{"command": {"/usr/bin/program"}, "library": nil} {
+		t.Run(name, func(t *testing.T) {
+			layers := programImage(t)
+			r := newRegistry(t, upward(layers)...)
+			p := mountCommand(t, r, layers, ocispec.ImageConfig{Cmd: cmd}, r.source, func(o *Options) {
+				o.Background = true
+				o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{ // nothing comes of what is wanted anyway
+					TailMemory: -1, BackgroundPressure: 1, IOPressure: func() (float64, error) { return 100, nil },
+				})
+			})
+			if cmd == nil {
+				p.wait(t)
+				p.quiet(t)
+				p.hasNone(t, neededBig)
+				p.program = filepath.Join(p.path(t, layers[1], "below"), "usr/lib/libtwo.so")
+				p.readFirst(t, 4096, 4096)
+			}
+			p.arrives(t, neededBig, 0, 0)
+			p.quiet(t)
+			p.hasNone(t, unneeded[:1]...) // the others lie where one reads ahead
+		})
+	}
+}
+
 // TestCommandOfKnownLayers: the first container of layers that were not pulled just now, as after a restart, has all as well.
 func TestCommandOfKnownLayers(t *testing.T) {
 	layers := programImage(t)

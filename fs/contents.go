@@ -14,6 +14,9 @@ const prefetchAwaited = 16 << 20
 // fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it. Once all of it has
 // come, whoever asked for it, the layer gets its native mount.
 func (f *FS) fetch(ctx context.Context, m *mounted) {
+	if f.commanded(m.src.Manifest) {
+		m.shown.layer.Foreseen() // expectCommand sees to it
+	}
 	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
 		defer close(m.ended)
 		err := m.shown.layer.Prefetch(ctx, prefetchAwaited, func() { close(m.fetched) })

@@ -14,9 +14,6 @@ const (
 	headSize    = 64 << 10
 	tailSize    = 128 << 10
 	smallObject = 512 << 10
-
-	// codeObject is up to what size the rest of an object follows: a linker reads little of it, and the program that it is for nearly all.
-	codeObject = 4 << 20
 )
 
 // extent is where a regular file lies.
@@ -34,9 +31,12 @@ func (e extent) ends() []layer.Extent {
 	return []layer.Extent{{Size: headSize}, {Off: e.size - tailSize, Size: tailSize}}
 }
 
-// code is what lies between the ends of an object that is neither small nor large.
-func (e extent) code() (part layer.Extent, ok bool) {
-	return layer.Extent{Off: headSize, Size: e.size - headSize - tailSize}, smallObject < e.size && e.size <= codeObject
+// code is what lies between the ends of an object that is not small: a linker reads little of it, and the program that it is for more.
+func (e extent) code() layer.Extent {
+	if e.size <= smallObject {
+		return layer.Extent{}
+	}
+	return layer.Extent{Off: headSize, Size: e.size - headSize - tailSize}
 }
 
 // extents are parts of files, by layer. The zero value has none.

@@ -21,8 +21,10 @@ var startObjects = []string{
 	"/lib/x86_64-linux-gnu/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6", "/lib64/libc.so.6",
 }
 
-// maxStartFile is bytes of one of startFiles.
-const maxStartFile = 1 << 20
+const (
+	maxStartFile   = 1 << 20 // bytes of one of startFiles
+	maxStartObject = 4 << 20 // bytes of one of startObjects that comes whole
+)
 
 // starts is told that a container is prepared. ds are the layers of its image, the topmost first.
 func (f *FS) starts(ds []digest.Digest) {
@@ -66,7 +68,7 @@ func expectStart(c chain) {
 	}
 	for _, name := range startObjects {
 		if found, ok := c.file(name, l); ok {
-			if !listed && found.size <= codeObject {
+			if !listed && found.size <= maxStartObject {
 				wanted.add(found, layer.Extent{Size: found.size})
 			} else {
 				wanted.add(found, found.ends()...)

@@ -147,8 +147,8 @@ func (b *bulk) measure(ctx context.Context) bool {
 	return first < b.end
 }
 
-// Foreseen tells that what a program reads of the layer is fetched ahead of it: from now on the rest waits for the pauses of its start, however
-// little it is.
+// Foreseen tells that what a program reads of the layer will be fetched ahead of it: from now on the rest waits for the pauses of its start, the
+// pull before it among them, however little it is.
 func (l *Layer) Foreseen() { l.foreseen.Store(true) }
 
 // moment returns how many bytes come so soon that fetching all of them is the best reading ahead for a program that starts.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -15,6 +16,15 @@ const maxExpected = 4096
 
 // Extent is some bytes of the address space.
 type Extent struct{ Off, Size int64 }
+
+// Within returns about how many bytes of the address space come in d; 0 if nothing is known of the link yet.
+func (l *Layer) Within(d time.Duration) int64 {
+	info := l.store.Info()
+	if info.BlobSize <= 0 {
+		return 0
+	}
+	return int64(l.blob.Link().Rate * d.Seconds() * float64(info.DataSize) / float64(info.BlobSize))
+}
 
 // Expect begins to fetch what is missing of extents, which somebody is about to read. It does not wait. With the priority Demand that is as
 // urgent as if somebody did read them, with Prefetch it gives way to those who do. What is on its way stays as urgent as it is. What begins
