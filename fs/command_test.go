@@ -239,18 +239,24 @@ func TestCommanded(t *testing.T) {
 	}
 }
 
+// restNode is a commandNode where all is wanted, and nothing comes of what nobody is expected to read.
+func restNode(t *testing.T, layers []blob, cmd []string, limit int64) *programNode {
+	t.Helper()
+	r := newRegistry(t, upward(layers)...)
+	return mountCommand(t, r, layers, ocispec.ImageConfig{Cmd: cmd}, r.source, func(o *Options) {
+		o.Background = true
+		o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{
+			TailMemory: -1, BackgroundLimit: limit, BackgroundPressure: 1, IOPressure: func() (float64, error) { return 100, nil },
+		})
+	})
+}
+
 // TestRestOfCode: where all is wanted anyway, objects come whole, the large ones when all have been found, and for one who only opens a library too.
 func TestRestOfCode(t *testing.T) {
 	for name, cmd := range map[string][]string{"command": {"/usr/bin/program"}, "library": nil} {
 		t.Run(name, func(t *testing.T) {
 			layers := programImage(t)
-			r := newRegistry(t, upward(layers)...)
-			p := mountCommand(t, r, layers, ocispec.ImageConfig{Cmd: cmd}, r.source, func(o *Options) {
-				o.Background = true
-				o.Scheduler = layer.NewScheduler(layer.SchedulerOptions{ // nothing comes of what is wanted anyway
-					TailMemory: -1, BackgroundPressure: 1, IOPressure: func() (float64, error) { return 100, nil },
-				})
-			})
+			p := restNode(t, layers, cmd, 0)
 			if cmd == nil {
 				p.wait(t)
 				p.quiet(t)
@@ -262,6 +268,16 @@ func TestRestOfCode(t *testing.T) {
 			p.quiet(t)
 			p.hasNone(t, unneeded[:1]...) // the others lie where one reads ahead
 		})
+	}
+}
+
+// TestRestOfCodeLimited: who limits how fast the rest comes does not get it as what a program needs.
+func TestRestOfCodeLimited(t *testing.T) {
+	p := restNode(t, programImage(t), []string{"/usr/bin/program"}, 1<<40)
+	p.arrives(t, neededBig, 0, headSize)
+	p.quiet(t)
+	if n, _ := p.has(t, neededBig, 256<<10, 512<<10); n > 0 {
+		t.Errorf("%d chunks of the middle of %s came", n, neededBig)
 	}
 }
 

@@ -92,9 +92,9 @@ func (f *FS) completed(ds []digest.Digest) (all bool) {
 	return all
 }
 
-// streams reports whether the rest of the image with the layers ds is fetched in the background.
+// streams reports whether the rest of the image with the layers ds is fetched in the background, as fast as it comes.
 func (f *FS) streams(ds []digest.Digest) bool {
-	if len(ds) == 0 {
+	if len(ds) == 0 || f.opts.Scheduler.BackgroundLimit() > 0 {
 		return false
 	}
 	m, err := f.lookup(ds[0])

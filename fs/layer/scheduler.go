@@ -104,6 +104,9 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 	return s
 }
 
+// BackgroundLimit is SchedulerOptions.BackgroundLimit. Who has what Background would bring fetched at a higher priority goes past it.
+func (s *Scheduler) BackgroundLimit() int64 { return s.ranges.brake.rate }
+
 // landed tells of a range that has ended; yielded is whether it had to wait for what was more urgent, requests how many its host
 // lets be under way, 0 if it has not said.
 func (s *Scheduler) landed(r Range, yielded bool, requests int) {
