@@ -43,9 +43,9 @@ const (
 	codeObject = 4 << 20
 
 	// codeTime is how long the link may take for the code of all objects, large ones too, where the rest of the image is fetched anyway: most of
-	// what PyTorch's 279 objects have, 490 MB, is read before it has started, in hundreds of places, one after the other. At 25 MB/s all
-	// of it was too much (11.9 s instead of 11.3).
-	codeTime = 3 * time.Second
+	// what PyTorch's 279 objects have, 490 MB, is read before it has started, in hundreds of places, one after the other. At 25 MB/s a part of it
+	// was no help, and all of it too much (11.9 s instead of 11.3). It is twice what that is worth: the small ranges before show half of the link's rate.
+	codeTime = 4 * time.Second
 )
 
 // begins is told that somebody has read p at off of the address space.
@@ -75,7 +75,6 @@ func (f *FS) lookAhead(taken *atomic.Int32, most int32, ds []digest.Digest, see 
 		}
 		k := &linking{fs: f, chain: ds, listed: f.listed(ds), looks: newLooks(), reading: make(chan struct{}, maxReading)}
 		k.background = !k.listed && f.streams(ds)
-		k.runs.Store(k.background)
 		k.link(ctx, see)
 	})
 	if !ok {
@@ -134,7 +133,7 @@ type linking struct {
 	chain      []digest.Digest
 	listed     bool                // there is a prefetch list, which has what the program itself reads
 	background bool                // there is none, and what is fetched in vain would have come later anyway
-	runs       atomic.Bool         // a program was found, and not a library only, which may just be looked at, or that makes no difference
+	runs       atomic.Bool         // a program was found, and not a library only, which may just be looked at
 	cache      func() linker.Cache // of the image; called by several
 
 	looks   *looks
@@ -160,14 +159,20 @@ func (k *linking) link(ctx context.Context, see func(context.Context, *linking))
 	k.expectRest()
 }
 
-// expectRest begins to fetch what is left of all objects, of those first that were found first.
+// expectRest begins to fetch what is left of all objects, if that comes soon.
 func (k *linking) expectRest() {
+	if len(k.rest) == 0 {
+		return
+	}
+	most := k.rest[0].layer.Within(codeTime)
+	if most == 0 {
+		most = maxCode
+	}
+	var code extents
 	for _, o := range k.rest {
-		if k.code += o.code().Size; k.code > max(maxCode, o.layer.Within(codeTime)) {
-			return
-		}
-		var code extents
 		code.add(o, o.code())
+	}
+	if code.size() <= most {
 		code.expect(layer.Prefetch)
 	}
 }
@@ -257,8 +262,8 @@ func (k *linking) needs(ctx context.Context, parsed *linker.Object, o extent, in
 // addCode adds what a linker does not read of an object, or leaves it for later.
 func (k *linking) addCode(x *extents, o extent) {
 	switch part := o.code(); {
-	case part.Size <= 0 || !k.runs.Load():
-	case o.size <= codeObject && k.takeCode(part.Size):
+	case part.Size <= 0:
+	case k.runs.Load() && o.size <= codeObject && k.takeCode(part.Size):
 		x.add(o, part)
 	case k.background:
 		k.mu.Lock()
