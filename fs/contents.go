@@ -14,9 +14,6 @@ const prefetchAwaited = 16 << 20
 // fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it. Once all of it has
 // come, whoever asked for it, the layer gets its native mount.
 func (f *FS) fetch(ctx context.Context, m *mounted) {
-	if f.commanded(m.src.Manifest) {
-		m.shown.layer.Foreseen() // expectCommand sees to it
-	}
 	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
 		defer close(m.ended)
 		err := m.shown.layer.Prefetch(ctx, prefetchAwaited, func() { close(m.fetched) })
@@ -58,6 +55,9 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 				continue
 			}
 		} else if f.opts.BackgroundOf(m.src.Ref) {
+			if f.commanded(m.src.Manifest) {
+				m.shown.layer.Foreseen() // expectCommand sees to it
+			}
 			if err := m.shown.layer.Fill(ctx); err != nil && ctx.Err() == nil {
 				m.shown.logger.WithError(err).Warn("background fetch ended; readers fetch what they read")
 			}

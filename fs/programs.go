@@ -185,11 +185,11 @@ func (k *linking) begin(ctx context.Context, o extent) {
 	}
 	if parsed.Program && !k.listed {
 		k.runs.Store(true)
-	}
-	if k.runs.Load() && parsed.Loaded <= maxProgram && k.takeCode(parsed.Loaded) {
-		var code extents
-		code.add(o, layer.Extent{Size: parsed.Loaded})
-		code.expect(layer.Prefetch)
+		if parsed.Loaded <= maxProgram && k.takeCode(parsed.Loaded) {
+			var code extents
+			code.add(o, layer.Extent{Size: parsed.Loaded})
+			code.expect(layer.Prefetch)
+		}
 	}
 	k.follow(ctx, parsed, o, nil)
 }
