@@ -12,9 +12,9 @@ const (
 )
 
 // chunkSize is that of a layer with so many bytes of contents, for which none is given.
-func chunkSize(content int64) int {
-	size := smallChunk
-	for size < largeChunk && content/int64(size) > manyChunks {
+func chunkSize(content int64) int64 {
+	size := int64(smallChunk)
+	for size < largeChunk && content/size > manyChunks {
 		size *= 2
 	}
 	return size
