@@ -38,7 +38,7 @@ func Normalise(w io.Writer, r io.Reader) (*Tar, error) {
 	t := &Tar{named: make(map[string]*entry), linked: make(map[string]bool)}
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
