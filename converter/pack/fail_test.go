@@ -140,7 +140,7 @@ func TestFails(t *testing.T) {
 					}
 					return nil
 				}
-				o := Options{Compressor: &hooked{estargz.NewGzipCompressorWithLevel(gzip.NoCompression), hook}, ChunkSize: 50000, MinChunkSize: least}
+				o := Options{Compressor: &hooked{newGzip(gzip.NoCompression), hook}, ChunkSize: 50000, MinChunkSize: least}
 				disk := tt.disk
 				if disk == almost {
 					_, blob := mustPack(t, raw, o)
@@ -170,10 +170,16 @@ func TestCancelled(t *testing.T) {
 				tr, content := normalised(t, raw)
 				synctest.Test(t, func(t *testing.T) {
 					ctx, cancel := context.WithCancelCause(t.Context())
-					var after atomic.Int32
+					var after, open atomic.Int32
 					hook := func(now string) error {
 						if ctx.Err() != nil {
 							after.Add(1)
+						}
+						switch now {
+						case "begin":
+							open.Add(1)
+						case "end":
+							open.Add(-1)
 						}
 						if now == what {
 							cancel(cause)
@@ -185,13 +191,16 @@ func TestCancelled(t *testing.T) {
 					}
 					var blob bytes.Buffer
 					err := pack(t, ctx, content, tr, &blob, Options{
-						Compressor: &hooked{estargz.NewGzipCompressorWithLevel(gzip.NoCompression), hook}, ChunkSize: 50000, MinChunkSize: least,
+						Compressor: &hooked{newGzip(gzip.NoCompression), hook}, ChunkSize: 50000, MinChunkSize: least,
 					})
 					if !errors.Is(err, cause) {
 						t.Errorf("%v, want the cause", err)
 					}
 					if n := after.Load(); n > 30 {
 						t.Errorf("%d steps after it was cancelled", n)
+					}
+					if n := open.Load(); n != 0 {
+						t.Errorf("%d members are not closed: their encoders may have goroutines", n)
 					}
 				})
 			})
@@ -230,7 +239,7 @@ func TestMemory(t *testing.T) {
 				}
 				o := Options{
 					ChunkSize: tt.chunk, Memory: NewMemory(),
-					Compressor: &hooked{estargz.NewGzipCompressorWithLevel(gzip.NoCompression), block},
+					Compressor: &hooked{newGzip(gzip.NoCompression), block},
 				}
 				var content zeros
 				done := make(chan error)
