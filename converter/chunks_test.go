@@ -3,7 +3,7 @@ package converter
 import "testing"
 
 func TestChunkSize(t *testing.T) {
-	for content, want := range map[int64]int{
+	for content, want := range map[int64]int64{
 		0:           256 << 10,
 		4 << 30:     256 << 10,
 		4<<30 + 1e6: 512 << 10,

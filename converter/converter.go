@@ -9,8 +9,8 @@
 // uncompressed; the *prefetch list* names the files that should come first.
 //
 // Convert may be called by several goroutines at once, with targets of their own. Temporary files go to the system's
-// folder for them (os.TempDir) and take at most the uncompressed size of the layers that are in work plus twice their
-// compressed size; they are gone when Convert returns.
+// folder for them (os.TempDir) and take at most the uncompressed size of the layers that are in work plus their
+// new compressed size; they are gone when Convert returns.
 package converter
 
 import (
@@ -25,6 +25,7 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
+	"github.com/sluice-snapshotter/sluice/converter/pack"
 	"github.com/sluice-snapshotter/sluice/converter/prefetch"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
@@ -107,7 +108,7 @@ func Convert(ctx context.Context, src endpoint.Source, dst endpoint.Target, o Op
 	if err != nil {
 		return nil, fmt.Errorf("source %s: %w", src, err)
 	}
-	c := &conversion{src: src, dst: dst, opts: o}
+	c := &conversion{src: src, dst: dst, opts: o, memory: pack.NewMemory()}
 	if err := c.convertLayers(ctx, root); err != nil {
 		return nil, err
 	}
@@ -131,10 +132,11 @@ func Convert(ctx context.Context, src endpoint.Source, dst endpoint.Target, o Op
 
 // conversion is one call of Convert. done is written by convertLayers and only read afterwards.
 type conversion struct {
-	src  endpoint.Source
-	dst  endpoint.Target
-	opts Options
-	done map[layerKey]*layer
+	src    endpoint.Source
+	dst    endpoint.Target
+	opts   Options
+	memory *pack.Memory
+	done   map[layerKey]*layer
 }
 
 // convertLayers converts every layer of every selected image, each once, and pushes the results.

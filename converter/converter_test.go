@@ -302,9 +302,11 @@ func TestPrefetch(t *testing.T) {
 	}
 }
 
-// TestPrefetchRanges: a layer of which parts of files are listed has small chunks, and says which of those that come first are wanted.
+// TestPrefetchRanges: a layer of which parts of files are listed has chunks that end where those do, in whole pages, and says which of those
+// that come first are wanted.
 func TestPrefetchRanges(t *testing.T) {
 	const chunk = 256 << 10
+	const wanted = 9*chunk + 3*4096 + 2
 	src := newLayout(t)
 	big := strings.Repeat("0123456789abcdef", 8*chunk/16)
 	src.tag(src.image(host,
@@ -324,17 +326,17 @@ func TestPrefetchRanges(t *testing.T) {
 	}
 	for _, format := range []toc.Format{toc.EStargz, toc.ZstdChunked} {
 		out, report := convertTo(t, src.source(), converter.Options{Prefetch: list, Format: format})
-		if got, want := said(out, report, 0), "1,1,3,3,1,8,8"; got != want {
+		if got, want := said(out, report, 0), "1,3,2,4,1,8,8"; got != want {
 			t.Errorf("%s: the layer says %q, want %q", format, got, want)
 		}
-		if got := report.Layers[0].PrefetchBytes; got != 12*chunk+2 {
-			t.Errorf("%s: prefetch bytes %d, want %d", format, got, 12*chunk+2)
+		if got := report.Layers[0].PrefetchBytes; got != wanted {
+			t.Errorf("%s: prefetch bytes %d, want %d", format, got, wanted)
 		}
 		if got := said(out, report, 1); got != "" {
 			t.Errorf("%s: a layer without listed files says %q", format, got)
 		}
 		again, report := convertTo(t, out.source(), converter.Options{Reuse: true})
-		if got, n := said(again, report, 0), report.Layers[0].PrefetchBytes; got == "" || n != 12*chunk+2 {
+		if got, n := said(again, report, 0), report.Layers[0].PrefetchBytes; got == "" || n != wanted {
 			t.Errorf("%s: reused, the layer says %q, and %d bytes", format, got, n)
 		}
 		again, report = convertTo(t, out.source(), converter.Options{})
@@ -356,8 +358,8 @@ func TestPrefetchSize(t *testing.T) {
 		var listed *layout
 		for lines, want := range map[string]int64{ // chunks that are not compressible
 			"big\n": 8,
-			fmt.Sprintf("big\t0-%d,%d-%d\n", 2*chunk, 5*chunk, 6*chunk): 7,
-			fmt.Sprintf("big\t%d-%d\n", 5*chunk, 6*chunk):               0,
+			fmt.Sprintf("big\t0-%d,%d-%d\n", 3*chunk-1, 5*chunk, 6*chunk-1): 6,
+			fmt.Sprintf("big\t%d-%d\n", 5*chunk, 6*chunk-1):                 0,
 			"nothing\n": 0,
 		} {
 			list, err := prefetch.Parse(strings.NewReader(lines))

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
+	kflate "github.com/klauspost/compress/flate"
 )
 
 const (
@@ -24,13 +25,17 @@ const (
 
 	// storedMax is the longest stored block, RFC 1951, section 3.2.4.
 	storedMax = 1<<16 - 1
+
+	// thorough is the level from which on klauspost's encoder makes as many bytes as Go's (of PyTorch's layers at 9, 0.3 % fewer to 0.1 % more)
+	// in three quarters of the time. Below, its levels are others: 6 takes 0.4 of the time, for 2.3 % more bytes.
+	thorough = 7
 )
 
 // gzipCompressor is estargz's own, except that what hardly compresses is stored. The level is not 0: that stores everything.
 type gzipCompressor struct {
 	estargz.Compressor
 	level  int
-	idlers sync.Pool // of *flate.Writer, which are 800 KiB each, and a layer has a member for each file
+	idlers sync.Pool // of encoder, which are 800 KiB each, and a layer has a member for each file
 }
 
 func newGzipCompressor(level int) estargz.Compressor {
@@ -44,24 +49,38 @@ func newGzipCompressor(level int) estargz.Compressor {
 // Writer begins a gzip member.
 func (c *gzipCompressor) Writer(w io.Writer) (estargz.WriteFlushCloser, error) {
 	g := &gzipWriter{dst: w, from: c}
-	if idle, ok := c.idlers.Get().(*flate.Writer); ok {
+	if idle, ok := c.idlers.Get().(encoder); ok {
 		g.flate = idle
 		g.flate.Reset(&g.packed)
 		return g, g.open()
 	}
 	var err error
-	if g.flate, err = flate.NewWriter(&g.packed, c.level); err != nil {
+	if g.flate, err = newEncoder(&g.packed, c.level); err != nil {
 		return nil, fmt.Errorf("gzip: %w", err)
 	}
 	return g, g.open()
+}
+
+// encoder writes DEFLATE, RFC 1951.
+type encoder interface {
+	io.Writer
+	Flush() error
+	Reset(io.Writer)
+}
+
+func newEncoder(w io.Writer, level int) (encoder, error) {
+	if level < thorough {
+		return flate.NewWriter(w, level)
+	}
+	return kflate.NewWriter(w, level)
 }
 
 // gzipWriter writes one gzip member. An error of dst is final.
 type gzipWriter struct {
 	dst    io.Writer
 	from   *gzipCompressor
-	flate  *flate.Writer // into packed; nil once closed
-	raw    []byte        // of the segment that is not written yet
+	flate  encoder // into packed; nil once closed
+	raw    []byte  // of the segment that is not written yet
 	packed bytes.Buffer
 	crc    uint32
 	size   uint32 // modulo 2^32, as the trailer has it

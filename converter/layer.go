@@ -18,13 +18,9 @@ import (
 
 	"github.com/sluice-snapshotter/sluice/converter/endpoint"
 	"github.com/sluice-snapshotter/sluice/converter/image"
-	"github.com/sluice-snapshotter/sluice/converter/prefetch"
+	"github.com/sluice-snapshotter/sluice/converter/pack"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
-
-// workers is how many parts estargz cuts a layer's tar into. It decides where chunks of headers begin, and with
-// that the digest, so it is a constant and not the number of cores.
-const workers = 8
 
 const maxChunkSize = toc.MaxChunkSize
 
@@ -45,9 +41,10 @@ type layer struct {
 	target      ocispec.Descriptor // without the source's annotations
 	annotations map[string]string  // to be set on every reference to the target; nil for one that was kept
 	diffID      digest.Digest
-	hits        []bool // lines of the prefetch list that named something here
-	picked      []prefetch.Pick
-	skipped     []string // files of the prefetch list that estargz could not put first
+	hits        []bool            // lines of the prefetch list that named something here
+	first       []string          // files that come first
+	parts       map[string][]span // what is wanted of those of which that is not all
+	skipped     []string          // of first, those that could not be
 	report      LayerReport
 }
 
@@ -126,52 +123,35 @@ func (c *conversion) push(ctx context.Context, desc ocispec.Descriptor, open end
 }
 
 // build makes the lazy blob of a spooled tar, in a temporary file, and sets the layer's target and diffID.
-func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (_ *os.File, retErr error) {
-	defer func() {
-		if cause := context.Cause(ctx); retErr != nil && cause != nil {
-			retErr = cause // estargz does not wrap
-		}
-	}()
+func (c *conversion) build(ctx context.Context, l *layer, sp *spooled) (*os.File, error) {
 	c.progress(l, Compressing, 0, 0)
-	l.pick(c.opts.Prefetch, sp.names)
-	tar := io.NewSectionReader(&cancelReaderAt{ctx, sp.file}, 0, sp.size)
-	packing := newCompression(c.opts, sp.times)
-	options := append(c.estargzOptions(sp, l), estargz.WithCompression(packing))
-	built, err := estargz.Build(tar, options...)
-	if err != nil {
-		return nil, fmt.Errorf("build %s: %w", c.opts.format(), err)
-	}
+	l.pick(c.opts.Prefetch, sp.tar)
 	out, err := tempFile()
 	if err != nil {
 		return nil, err
 	}
+	compressor, annotations := c.opts.compressor()
 	hash := sha256.New()
-	n, err := io.Copy(io.MultiWriter(out, hash, &counter{c: c, l: l, stage: Compressing}), &cancelReader{ctx, built})
-	// Closing pulls the files from under the goroutine that feeds built; it ends when its last bytes are read.
-	if cerr := built.Close(); err == nil {
-		err = cerr
-	}
-	_, _ = io.Copy(io.Discard, built)
+	count := &counter{c: c, l: l, stage: Compressing}
+	packed, err := sp.tar.Pack(ctx, sp.file, io.MultiWriter(out, hash, count), pack.Options{
+		First: l.first, Edges: l.edges(), Compressor: compressor, Memory: c.memory,
+		ChunkSize: cmp.Or(int64(c.opts.ChunkSize), chunkSize(sp.tar.Content())), MinChunkSize: int64(c.opts.MinChunkSize),
+	})
 	if err != nil {
 		out.Close()
-		return nil, fmt.Errorf("write %s: %w", c.opts.format(), err)
+		return nil, fmt.Errorf("build %s: %w", c.opts.format(), err)
 	}
-	size, err := built.UncompressedSize()
-	if err != nil {
-		out.Close()
-		return nil, err
-	}
-	l.diffID = built.DiffID()
+	l.diffID, l.skipped = packed.DiffID, packed.Skipped
 	l.target = ocispec.Descriptor{
 		MediaType: c.layerType(l.source.MediaType),
 		Digest:    digest.NewDigest(digest.SHA256, hash),
-		Size:      n,
+		Size:      count.bytes,
 	}
 	l.annotations = map[string]string{
-		estargz.TOCJSONDigestAnnotation:         built.TOCDigest().String(),
-		estargz.StoreUncompressedSizeAnnotation: fmt.Sprint(size),
+		estargz.TOCJSONDigestAnnotation:         packed.TOCDigest.String(),
+		estargz.StoreUncompressedSizeAnnotation: fmt.Sprint(packed.UncompressedSize),
 	}
-	maps.Copy(l.annotations, packing.annotations)
+	maps.Copy(l.annotations, annotations)
 	return out, nil
 }
 
@@ -181,24 +161,6 @@ func (c *conversion) layerType(mediaType string) string {
 		return ocispec.MediaTypeImageLayerZstd
 	}
 	return image.GzipLayerType(mediaType)
-}
-
-func (c *conversion) estargzOptions(sp *spooled, l *layer) []estargz.Option {
-	parts := workers
-	if sp.content < workers {
-		parts = 1 // where a part would have less than a byte, estargz gives each entry its own, with a file and an encoder
-	}
-	picked := make([]string, len(l.picked))
-	for i, p := range l.picked {
-		picked[i] = p.Name
-	}
-	return []estargz.Option{
-		estargz.WithParallelism(parts),
-		estargz.WithChunkSize(cmp.Or(c.opts.ChunkSize, chunkSize(sp.content))),
-		estargz.WithMinChunkSize(c.opts.MinChunkSize),
-		estargz.WithPrioritizedFiles(picked),
-		estargz.WithAllowPrioritizeNotFound(&l.skipped),
-	}
 }
 
 // describe reads the new blob as the snapshotter will, with the digest that it prefers of the two that zstd:chunked has:

@@ -20,8 +20,8 @@ type Report struct {
 	Layers       []LayerReport `json:"layers"`
 	// Missing are the lines of the prefetch list that named nothing in at least one of the images.
 	Missing []string `json:"missing,omitempty"`
-	// Skipped are listed files that are there and yet could not be put first: estargz wants an entry for the folder
-	// that a file is in, and for what a hard link means, in the same layer.
+	// Skipped are listed files that are there and yet could not be put first: that takes an entry for the folder that a
+	// file is in, and for what a hard link means, in the same layer.
 	Skipped []string `json:"skipped,omitempty"`
 	Seconds float64  `json:"seconds"`
 }
