@@ -15,16 +15,15 @@ var _ control.Server = (*daemon)(nil)
 
 // Status says what the daemon serves.
 func (d *daemon) Status(context.Context) (control.StatusReport, error) {
-	used, err := d.store.Usage()
-	if err != nil {
-		return control.StatusReport{}, status.Error(codes.Internal, err.Error())
-	}
 	report := control.StatusReport{
 		Version: version(),
 		PID:     os.Getpid(),
 		Layers:  []control.Layer{}, // [] in JSON, not null
-		Cache:   control.Cache{Bytes: used},
+		Cache:   control.Cache{Bytes: d.store.Used(), Limit: d.store.Quota().Limit},
 		Memory:  control.Memory{Inflight: d.scheduler.Inflight(), Limit: d.scheduler.Limit()},
+	}
+	if err := d.store.Trouble(); err != nil {
+		report.Cache.Trouble = err.Error()
 	}
 	for _, l := range d.fs.Status() {
 		report.Layers = append(report.Layers, control.Layer{

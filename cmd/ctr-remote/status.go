@@ -51,6 +51,9 @@ func printStatus(w io.Writer, r control.StatusReport) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "version %s, pid %d, cache %s%s, in flight %s%s\n", r.Version, r.PID,
 		size(r.Cache.Bytes), limit(r.Cache.Limit), size(r.Memory.Inflight), limit(r.Memory.Limit))
+	if r.Cache.Trouble != "" {
+		fmt.Fprintf(tw, "NOT STORED, read from the registry each time: %s\n", r.Cache.Trouble)
+	}
 	fmt.Fprintln(tw, "LAYER\tIMAGE\tFORMAT\tSTATE\tMOUNT\tSIZE\tFETCHED\tMOUNTS")
 	for _, l := range r.Layers {
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", short(l.Digest), l.Image, l.Format, l.State, l.Mount,

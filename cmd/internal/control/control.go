@@ -55,6 +55,8 @@ type Layer struct {
 type Cache struct {
 	Bytes int64 `json:"bytes"`
 	Limit int64 `json:"limit"` // 0: none
+	// Trouble is why what is fetched cannot be stored, as on a full or failing disk; "" if it can.
+	Trouble string `json:"trouble,omitempty"`
 }
 
 // Memory is what is being fetched.

@@ -1,0 +1,149 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-snapshotter/sluice/cache"
+)
+
+const (
+	// evictGrace is how long after its last use a layer that no container has stays: what a pull has mounted waits for its container.
+	evictGrace = 30 * time.Second
+
+	// makeRoomTimeout is how long one may wait for that.
+	makeRoomTimeout = 30 * time.Second
+
+	// touchInterval is how exactly the store remembers when a layer was used.
+	touchInterval = time.Minute
+
+	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes.
+	leastRelief = 64 << 20
+)
+
+// use is when a layer was used last: mounted, or given to a container or taken back from it.
+type use struct {
+	at, told atomic.Int64 // Unix time in nanoseconds; told to the store
+}
+
+// begin goes on from what the store remembers.
+func (u *use) begin(l *cache.Layer) {
+	if at, err := l.LastUse(); err == nil { // else it was removed meanwhile, and is on its way out
+		u.at.Store(at.UnixNano())
+		u.told.Store(at.UnixNano())
+	}
+}
+
+func (u *use) touch(l *cache.Layer) {
+	now := time.Now().UnixNano()
+	u.at.Store(now)
+	if told := u.told.Load(); now-told > int64(touchInterval) && u.told.CompareAndSwap(told, now) {
+		l.Touch()
+	}
+}
+
+func (u *use) since() time.Duration { return time.Duration(time.Now().UnixNano() - u.at.Load()) }
+
+// relieve makes room whenever the store asks for it, until ctx ends.
+func (f *FS) relieve(ctx context.Context) {
+	for {
+		select {
+		case <-f.opts.Store.Pressed():
+			f.makeRoom(ctx, false)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// MakeRoom makes what room can be made for something that cannot be used without being stored. It is for cache.Store.SetQuota.
+func (f *FS) MakeRoom() {
+	ctx, cancel := context.WithTimeout(context.Background(), makeRoomTimeout)
+	defer cancel()
+	f.makeRoom(ctx, true)
+}
+
+// makeRoom brings the store below its low watermark, if there are layers enough that no container has: those that were not used for the
+// longest time go first. Their snapshots stay: who uses them again has them mounted and fetched again. What containers have gives way only
+// where readers have filled the store beyond its high watermark, for there nothing is stored that nobody waits for; or where hard says that
+// something is to be stored that cannot be read otherwise. That are chunks which can be fetched again; the rest is pinned.
+func (f *FS) makeRoom(ctx context.Context, hard bool) {
+	select {
+	case f.relief <- struct{}{}:
+		defer func() { <-f.relief }()
+	case <-ctx.Done(): // what is taken down may itself be waiting here
+		return
+	}
+	q := f.opts.Store.Quota()
+	low, high := q.Low, q.High-(q.Limit-q.High)/2
+	urgent := hard || q.Limit > 0 && f.opts.Store.Used() > q.High+(q.Limit-q.High)/2
+	if err := f.opts.Store.Trouble(); errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		used := f.opts.Store.Used()
+		low = max(0, used-max(used/10, leastRelief))
+		high, urgent = low, true
+	}
+	if q.Limit == 0 && !urgent {
+		return
+	}
+	over := func(mark int64) int64 { return f.opts.Store.Used() - mark }
+	for _, m := range f.byUse() {
+		if over(low) <= 0 || ctx.Err() != nil {
+			return
+		}
+		f.evict(ctx, m)
+	}
+	if !urgent {
+		return
+	}
+	if hard {
+		high = low
+	}
+	for _, m := range f.byUse() {
+		if over(high) <= 0 {
+			break
+		}
+		freed, err := m.shown.layer.Store().Shed(over(high))
+		if err != nil {
+			m.shown.logger.WithError(err).Warn("contents of the layer could not be taken from the disk")
+		}
+		f.opts.Evicted(freed)
+	}
+}
+
+// byUse lists the mounted layers, those first that were not used for the longest time.
+func (f *FS) byUse() []*mounted {
+	all := f.all()
+	slices.SortFunc(all, func(a, b *mounted) int { return int(b.used.since() - a.used.since()) })
+	return all
+}
+
+// evict takes a layer down that nobody has, and removes it from the store.
+func (f *FS) evict(ctx context.Context, m *mounted) {
+	if m.ways.held() || m.used.since() < f.grace {
+		return
+	}
+	s, err := f.take(ctx, m.src.Digest)
+	if s == nil || err != nil {
+		return
+	}
+	defer f.leaving.Done()
+	unmount, idle := m.ways.abandon()
+	if s.mounted != m || !idle {
+		f.keep(s)
+		return
+	}
+	bytes := f.opts.Store.Used()
+	err = errors.Join(f.dismantle(m), unmount(), f.opts.Store.Remove(m.src.Digest))
+	f.vacate(s)
+	if err != nil {
+		m.shown.logger.WithError(err).Warn("a layer that no container has could not be removed whole")
+		return
+	}
+	f.opts.Evicted(max(0, bytes-f.opts.Store.Used()))
+	m.shown.logger.Debug("the layer was removed to make room; it is fetched again when it is used")
+}
