@@ -31,12 +31,16 @@ type use struct {
 	at, told atomic.Int64 // Unix time in nanoseconds; told to the store
 }
 
-// begin goes on from what the store remembers.
-func (u *use) begin(l *cache.Layer) {
-	if at, err := l.LastUse(); err == nil { // else it was removed meanwhile, and is on its way out
-		u.at.Store(at.UnixNano())
-		u.told.Store(at.UnixNano())
+// begin is the first use of a layer in this process, which began at started. Of one that was there before, it goes on from what the store
+// remembers: all layers are mounted again after a start. Others may have been opened ahead, some time ago.
+func (u *use) begin(l *cache.Layer, started time.Time) {
+	at, err := l.LastUse()
+	if err != nil || at.After(started) { // an error says that it was removed, and is on its way out
+		u.touch(l)
+		return
 	}
+	u.at.Store(at.UnixNano())
+	u.told.Store(at.UnixNano())
 }
 
 func (u *use) touch(l *cache.Layer) {
@@ -137,13 +141,13 @@ func (f *FS) evict(ctx context.Context, m *mounted) {
 		f.keep(s)
 		return
 	}
-	bytes := f.opts.Store.Used()
-	err = errors.Join(f.dismantle(m), unmount(), f.opts.Store.Remove(m.src.Digest))
+	bytes, err := m.shown.layer.Store().Usage()
+	err = errors.Join(err, f.dismantle(m), unmount(), f.opts.Store.Remove(m.src.Digest))
 	f.vacate(s)
 	if err != nil {
 		m.shown.logger.WithError(err).Warn("a layer that no container has could not be removed whole")
 		return
 	}
-	f.opts.Evicted(max(0, bytes-f.opts.Store.Used()))
+	f.opts.Evicted(bytes)
 	m.shown.logger.Debug("the layer was removed to make room; it is fetched again when it is used")
 }

@@ -187,6 +187,7 @@ type FS struct {
 	retry     time.Duration // nativeRetry, but in tests
 	settling  time.Duration // settleTime, but in tests
 	patience  time.Duration // bringTimeout, but in tests
+	started   time.Time
 	grace     time.Duration // evictGrace, but in tests
 	relief    chan struct{} // held while room is made
 	server    *server
@@ -249,6 +250,7 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		retry:    nativeRetry,
 		settling: settleTime,
 		patience: bringTimeout,
+		started:  time.Now(),
 		grace:    evictGrace,
 		relief:   make(chan struct{}, 1),
 		server:   srv,

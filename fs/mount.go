@@ -154,7 +154,7 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 		f.server.hide(sh.id)
 		return nil, errors.Join(err, sh.close())
 	}
-	m.used.begin(l.Store())
+	m.used.begin(l.Store(), f.started)
 	f.fetch(ctx, m)
 	sh.logger.WithField("mounts", m.ways.kinds()).WithField("took", time.Since(began)).Debug("mounted layer")
 	return m, nil
