@@ -138,6 +138,9 @@ func (s *Store) Close() error {
 	return nil
 }
 
+// Dir returns the folder of the layers, which may be a mount point.
+func (s *Store) Dir() string { return s.dir }
+
 func (s *Store) tempDir() string { return filepath.Join(s.dir, "tmp") }
 
 // clearTemp keeps the folder if there is one: a full disk has no room for another.

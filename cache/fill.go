@@ -184,7 +184,7 @@ func (f *Filling) writeRun(p []byte, from, to int) error {
 		return err
 	}
 	_, err := f.data.WriteAt(p[from:to], f.start+int64(from))
-	f.charge.budget.stored(err)
+	f.charge.budget.wrote(int64(to-from), err)
 	return err
 }
 

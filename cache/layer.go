@@ -197,10 +197,7 @@ func (l *Layer) Put(i int, p []byte) error {
 	if got := l.sums.of(p); got != c.Digest {
 		return &DigestError{Chunk: i, Got: l.sums.digest(got), Want: l.sums.digest(c.Digest)}
 	}
-	if err := l.put(i, c, p); err != nil {
-		return fmt.Errorf("chunk %d of layer %s: %w: %w", i, l.digest, ErrNotStored, err)
-	}
-	return nil
+	return l.put(i, c, p)
 }
 
 func (l *Layer) put(i int, c Chunk, p []byte) error {
@@ -210,12 +207,15 @@ func (l *Layer) put(i int, c Chunk, p []byte) error {
 		return nil
 	}
 	if err := l.charge.add(c.onDisk()); err != nil {
-		return err
+		return fmt.Errorf("chunk %d of layer %s: %w", i, l.digest, err)
 	}
 	_, err := l.data.WriteAt(p, c.DataOffset)
-	l.charge.budget.stored(err)
 	if err != nil {
 		l.charge.drop(c.onDisk())
+		err = fmt.Errorf("chunk %d of layer %s: %w: %w", i, l.digest, ErrNotStored, err)
+	}
+	l.charge.budget.wrote(c.Size, err)
+	if err != nil {
 		return err
 	}
 	l.mark(i, c.Size)

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrFull is in the error, which then wraps ErrNotStored too, for what would take the store beyond its quota.
@@ -25,13 +23,14 @@ type budget struct {
 	quota atomic.Pointer[Quota]
 	used  atomic.Int64
 
+	refused atomic.Bool   // see TakeRefused
 	pressed chan struct{} // see Pressed
+
+	trouble trouble
 
 	mu      sync.Mutex
 	relieve func()        // see SetQuota
 	roomy   chan struct{} // closed when used falls below High; nil if nobody waits
-	trouble error         // see Trouble
-	told    func(error)
 }
 
 func newBudget() *budget {
@@ -59,6 +58,9 @@ func (s *Store) Used() int64 { return s.budget.used.Load() }
 
 // Pressed receives when there may be something to make room for: the store has come to its high watermark, or the disk is full.
 func (s *Store) Pressed() <-chan struct{} { return s.budget.pressed }
+
+// TakeRefused says whether something was not stored for the quota since it was called last.
+func (s *Store) TakeRefused() bool { return s.budget.refused.Swap(false) }
 
 // Crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
 func (s *Store) Crowded() bool { return s.budget.crowded() }
@@ -131,6 +133,7 @@ func (b *budget) take(n int64) error {
 	used := b.used.Add(n)
 	if q := b.quota.Load(); q.Limit > 0 && n > 0 && used > q.Limit {
 		b.used.Add(-n)
+		b.refused.Store(true)
 		b.alarm()
 		return fmt.Errorf("%w: %w: %d bytes more than the %d of %d that are used", ErrNotStored, ErrFull, n, used-n, q.Limit)
 	}
@@ -159,38 +162,6 @@ func (b *budget) give(n int64) {
 	b.used.Add(-n)
 	b.air()
 	b.press()
-}
-
-// Trouble returns why what comes cannot be stored, as on a full or a failing disk; nil if it can. A quota that is reached is none.
-func (s *Store) Trouble() error {
-	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
-	return s.budget.trouble
-}
-
-// OnTrouble has f told when Trouble begins, with its error, and with nil when it ends. f must not block.
-func (s *Store) OnTrouble(f func(error)) {
-	s.budget.mu.Lock()
-	defer s.budget.mu.Unlock()
-	s.budget.told = f
-}
-
-// stored takes note of how an attempt to store something ended.
-func (b *budget) stored(err error) {
-	if errors.Is(err, ErrFull) {
-		return
-	}
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		b.alarm()
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if (err == nil) == (b.trouble == nil) {
-		return
-	}
-	if b.trouble = err; b.told != nil {
-		b.told(err)
-	}
 }
 
 // charge is what one layer takes of the budget.
@@ -239,6 +210,14 @@ func (c *charge) addHard(n int64) error {
 
 // set corrects the charge to what was found on the disk.
 func (c *charge) set(n int64) { c.drop(c.bytes.Load() - n) }
+
+// wrote takes note of how an attempt to write n bytes ended.
+func (b *budget) wrote(n int64, err error) {
+	b.trouble.note(n, err)
+	if outOfSpace(err) {
+		b.alarm()
+	}
+}
 
 // onDisk is what a chunk takes of the data file. Files begin with a block of their own, so the first block of a chunk that begins within
 // one is that of the chunk before.

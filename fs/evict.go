@@ -3,11 +3,10 @@ package fs
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -83,39 +82,47 @@ func (f *FS) makeRoom(ctx context.Context, hard bool) {
 	case <-ctx.Done(): // what is taken down may itself be waiting here
 		return
 	}
-	q := f.opts.Store.Quota()
-	low, high := q.Low, q.High-(q.Limit-q.High)/2
-	urgent := hard || q.Limit > 0 && f.opts.Store.Used() > q.High+(q.Limit-q.High)/2
-	if err := f.opts.Store.Trouble(); errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		used := f.opts.Store.Used()
-		low = max(0, used-max(used/10, leastRelief))
-		high, urgent = low, true
-	}
-	if q.Limit == 0 && !urgent {
-		return
-	}
-	over := func(mark int64) int64 { return f.opts.Store.Used() - mark }
+	g := f.goals(hard)
 	for _, m := range f.byUse() {
-		if over(low) <= 0 || ctx.Err() != nil {
+		if f.opts.Store.Used() <= g.idle || ctx.Err() != nil {
 			return
 		}
 		f.evict(ctx, m)
 	}
-	if !urgent {
-		return
-	}
-	if hard {
-		high = low
-	}
 	for _, m := range f.byUse() {
-		if over(high) <= 0 {
-			break
+		over := f.opts.Store.Used() - g.shed
+		if over <= 0 {
+			return
 		}
-		freed, err := m.shown.layer.Store().Shed(over(high))
+		freed, err := m.shown.layer.Store().Shed(over)
 		if err != nil {
 			m.shown.logger.WithError(err).Warn("contents of the layer could not be taken from the disk")
 		}
 		f.opts.Evicted(freed)
+	}
+}
+
+// goals are down to how many bytes room is made: by removing idle layers, and by shedding contents of others.
+type goals struct{ idle, shed int64 }
+
+func (f *FS) goals(hard bool) goals {
+	st := f.opts.Store
+	q, used, refused := st.Quota(), st.Used(), st.TakeRefused()
+	margin := (q.Limit - q.High) / 2
+	switch {
+	case st.OutOfSpace():
+		goal := max(0, used-max(used/10, leastRelief))
+		return goals{goal, goal}
+	case q.Limit == 0:
+		return goals{math.MaxInt64, math.MaxInt64}
+	case hard:
+		return goals{q.Low, q.Low}
+	case refused || used > q.High+margin: // readers have filled it: nothing else is stored above the high watermark
+		return goals{q.Low, q.High - margin}
+	case used >= q.High:
+		return goals{q.Low, math.MaxInt64}
+	default:
+		return goals{math.MaxInt64, math.MaxInt64} // the alarm is old
 	}
 }
 

@@ -82,7 +82,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 // known to be theirs by now.
 func (p *parts) bound(ctx context.Context, c config) error {
 	var st unix.Statfs_t
-	if err := unix.Statfs(c.Root.string, &st); err != nil {
+	if err := unix.Statfs(p.store.Dir(), &st); err != nil {
 		return fmt.Errorf("root directory %s: statfs: %w", c.Root.string, err)
 	}
 	p.store.OnTrouble(func(err error) {
