@@ -177,6 +177,39 @@ func (s *Store) release(l *Layer) (last, removed bool) {
 	return true, removed
 }
 
+// Usage is what a layer takes on disk.
+type Usage struct {
+	Digest  digest.Digest
+	Bytes   int64
+	LastUse time.Time // see Layer.LastUse
+}
+
+// Usage returns that of all layers on disk, damaged ones too, in the order of their digests. It looks at no data.
+func (s *Store) Usage() ([]Usage, error) {
+	digests, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []Usage
+	for _, d := range digests {
+		u := Usage{Digest: d, Bytes: s.charged(d)}
+		if st, err := os.Stat(filepath.Join(s.layerDir(d), chunksName)); err == nil {
+			u.LastUse = st.ModTime()
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+func (s *Store) charged(d digest.Digest) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.charges[d]; c != nil {
+		return c.bytes.Load()
+	}
+	return 0 // removed meanwhile
+}
+
 // List returns the digests of all layers on disk, damaged ones too.
 func (s *Store) List() ([]digest.Digest, error) {
 	dirs, err := s.algorithmDirs()

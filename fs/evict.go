@@ -3,10 +3,13 @@ package fs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -133,28 +136,54 @@ func (f *FS) byUse() []*mounted {
 	return all
 }
 
-// evict takes a layer down that nobody has, and removes it from the store.
+// evict removes a layer that nobody has, if it was not used just now.
 func (f *FS) evict(ctx context.Context, m *mounted) {
 	if m.ways.held() || m.used.since() < f.grace {
 		return
 	}
+	bytes, err := f.removeIdle(ctx, m)
+	switch {
+	case errors.Is(err, ErrInUse):
+	case err != nil:
+		m.shown.logger.WithError(err).Warn("a layer that no container has could not be removed whole")
+	default:
+		f.opts.Evicted(bytes)
+		m.shown.logger.Debug("the layer was removed to make room; it is fetched again when it is used")
+	}
+}
+
+// removeIdle takes a layer down that nobody has, and removes it from the store. It returns what it took on disk.
+func (f *FS) removeIdle(ctx context.Context, m *mounted) (bytes int64, err error) {
 	s, err := f.take(ctx, m.src.Digest)
-	if s == nil || err != nil {
-		return
+	if err != nil || s == nil {
+		return 0, err
 	}
 	defer f.leaving.Done()
 	unmount, idle := m.ways.abandon()
 	if s.mounted != m || !idle {
 		f.keep(s)
-		return
+		return 0, ErrInUse
 	}
-	bytes, err := m.shown.layer.Store().Usage()
+	bytes, err = m.shown.layer.Store().Usage()
 	err = errors.Join(err, f.dismantle(m), unmount(), f.opts.Store.Remove(m.src.Digest))
 	f.vacate(s)
-	if err != nil {
-		m.shown.logger.WithError(err).Warn("a layer that no container has could not be removed whole")
-		return
+	return bytes, err
+}
+
+// ErrInUse says that a layer is part of a container.
+var ErrInUse = errors.New("a container uses the layer")
+
+// Remove removes a layer from the store that no container has. Its snapshots stay: who uses them again has it fetched again. It returns what
+// the layer took on disk. Errors: ErrInUse, fs.ErrNotExist.
+func (f *FS) Remove(ctx context.Context, d digest.Digest) (bytes int64, err error) {
+	m, err := f.lookup(d)
+	if err == nil {
+		bytes, err = f.removeIdle(ctx, m)
+	} else if bytes, _, err = f.Usage(d); err == nil {
+		err = f.opts.Store.Remove(d)
 	}
-	f.opts.Evicted(bytes)
-	m.shown.logger.Debug("the layer was removed to make room; it is fetched again when it is used")
+	if err != nil {
+		return 0, fmt.Errorf("remove layer %s: %w", d, err)
+	}
+	return bytes, nil
 }

@@ -282,3 +282,52 @@ func TestFullDiskHeals(t *testing.T) {
 		t.Errorf("the log says it %d times", told)
 	}
 }
+
+// TestCacheCommands: what a container uses is not removed, the rest is, and comes again when it is used.
+func TestCacheCommands(t *testing.T) {
+	reg := registry(t)
+	n := node(t, "auto")
+	c := lazily(stack.Container{Ref: upload(t, reg, lazyImage(t, distinct), "test/distinct:esgz")})
+	pull(t, n, c)
+	cache := func(args ...string) (string, error) {
+		return n.CtrRemote(t.Context(), append([]string{"cache"}, args...)...)
+	}
+	root := t.TempDir()
+	if err := n.Mount(t.Context(), c, root); err != nil {
+		t.Fatal(err)
+	}
+	want, err := digestOf(root, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := cache("ls"); err != nil || strings.Count(out, c.Ref) != len(lazyImage(t, distinct).Manifest.Layers) || !strings.Contains(out, " yes ") {
+		t.Errorf("cache ls prints %v\n%s", err, out)
+	}
+	for _, args := range [][]string{{"rm", c.Ref}, {"prune"}, {"prune", "--all"}} {
+		out, err := cache(args...)
+		if refused := err != nil; refused != (args[0] == "rm") || strings.Contains(out, "removed sha256") {
+			t.Errorf("cache %v of what is in use: %v\n%s", args, err, out)
+		}
+	}
+	if got, err := digestOf(root, 0); err != nil || got != want {
+		t.Errorf("after that it reads %s, %v; want %s", got, err, want)
+	}
+	if err := n.Unmount(t.Context(), c, root); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"rm", c.Ref}, {"prune", "--all"}} {
+		out, err := cache(args...)
+		if err != nil || !strings.Contains(out, "removed sha256") {
+			t.Errorf("cache %v: %v\n%s", args, err, out)
+		}
+		if used := storeUsage(n.DaemonRoot()); used > 64<<10 {
+			t.Errorf("after cache %v there are %d bytes", args, used)
+		}
+		if out, err := n.Run(t.Context(), c); err != nil || out != images.SampleLine+"\n" {
+			t.Errorf("then it prints %q, %v", out, err)
+		}
+	}
+	if out, err := cache("du"); err != nil || !strings.Contains(out, c.Ref) {
+		t.Errorf("cache du prints %v\n%s", err, out)
+	}
+}

@@ -14,16 +14,13 @@ import (
 var _ control.Server = (*daemon)(nil)
 
 // Status says what the daemon serves.
-func (d *daemon) Status(context.Context) (control.StatusReport, error) {
+func (d *daemon) Status(context.Context, control.Nothing) (control.StatusReport, error) {
 	report := control.StatusReport{
 		Version: version(),
 		PID:     os.Getpid(),
 		Layers:  []control.Layer{}, // [] in JSON, not null
-		Cache:   control.Cache{Bytes: d.store.Used(), Limit: d.store.Quota().Limit},
+		Cache:   d.cache(),
 		Memory:  control.Memory{Inflight: d.scheduler.Inflight(), Limit: d.scheduler.Limit()},
-	}
-	if err := d.store.Trouble(); err != nil {
-		report.Cache.Trouble = err.Error()
 	}
 	for _, l := range d.fs.Status() {
 		report.Layers = append(report.Layers, control.Layer{
@@ -43,7 +40,7 @@ func (d *daemon) Status(context.Context) (control.StatusReport, error) {
 // Drain unmounts everything. What a container still has open is detached:
 // reading from it fails from then on. The daemon ends afterwards, whether all
 // went well or not, for it has stopped serving layers.
-func (d *daemon) Drain(ctx context.Context) (control.DrainReport, error) {
+func (d *daemon) Drain(ctx context.Context, _ control.Nothing) (control.DrainReport, error) {
 	d.health.Shutdown()
 	d.drain.Do(func() {
 		report := control.DrainReport{Unmounted: len(d.fs.Status())}
