@@ -316,6 +316,16 @@ func TestCacheCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"rm", c.Ref}, {"prune", "--all"}} {
+		// containerd tells of a container's end with its next garbage collection.
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+			out, err := cache("ls")
+			if err == nil && !strings.Contains(out, " yes ") {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("a minute after the container's end: %v\n%s", err, out)
+			}
+		}
 		out, err := cache(args...)
 		if err != nil || !strings.Contains(out, "removed sha256") {
 			t.Errorf("cache %v: %v\n%s", args, err, out)
