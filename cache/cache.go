@@ -68,13 +68,15 @@ type Store struct {
 	lock *os.File
 	session
 
+	budget   *budget
 	doubtful atomic.Bool   // some layer.json says sealed, wrongly: see clean.go
 	hashing  chan struct{} // held while a chunk is hashed that nobody waits for: one at a time
 
 	mu       sync.Mutex
 	open     map[digest.Digest]*Layer
-	serial   uint32 // the highest layer ID given out
-	discards int    // folders that were discarded
+	charges  map[digest.Digest]*charge // of all layers on disk
+	serial   uint32                    // the highest layer ID given out
+	discards int                       // folders that were discarded
 }
 
 // session is what a Store knows of the time before it was opened.
@@ -97,6 +99,7 @@ func open(root, boot string) (_ *Store, err error) {
 	s := &Store{
 		dir: filepath.Join(root, "layers"), session: session{boot: boot},
 		hashing: make(chan struct{}, 1), open: make(map[digest.Digest]*Layer),
+		budget: newBudget(), charges: make(map[digest.Digest]*charge),
 	}
 	if err := os.MkdirAll(s.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open layer store: %w", err)
@@ -121,6 +124,9 @@ func open(root, boot string) (_ *Store, err error) {
 	if s.serial, err = s.readSerial(); err != nil {
 		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
 	}
+	if err := s.count(); err != nil {
+		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
+	}
 	return s, nil
 }
 
@@ -131,6 +137,9 @@ func (s *Store) Close() error {
 	}
 	return nil
 }
+
+// Dir returns the folder of the layers, which may be a mount point.
+func (s *Store) Dir() string { return s.dir }
 
 func (s *Store) tempDir() string { return filepath.Join(s.dir, "tmp") }
 

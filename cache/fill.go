@@ -24,6 +24,7 @@ const (
 type Filling struct {
 	Meta *os.File // for the metadata image
 
+	charge *charge
 	data   *os.File
 	start  int64  // of the chunk that is in buf, in the address space
 	end    int64  // of what was written
@@ -54,10 +55,12 @@ func (s *Store) fill(d digest.Digest, build func(*Filling) (Info, error)) (*Laye
 		return nil, err
 	}
 	defer os.RemoveAll(tmp)
-	if err := s.fillDir(tmp, build); err != nil {
+	c := &charge{budget: s.budget}
+	if err := s.fillDir(tmp, c, build); err != nil {
+		c.set(0)
 		return nil, err
 	}
-	l, isNew, err := s.enter(d, tmp)
+	l, isNew, err := s.enter(d, tmp, c)
 	if err != nil || isNew {
 		return l, err
 	}
@@ -67,8 +70,8 @@ func (s *Store) fill(d digest.Digest, build func(*Filling) (Info, error)) (*Laye
 	return l, nil
 }
 
-func (s *Store) fillDir(dir string, build func(*Filling) (Info, error)) (err error) {
-	f := &Filling{buf: make([]byte, fillChunk)}
+func (s *Store) fillDir(dir string, c *charge, build func(*Filling) (Info, error)) (err error) {
+	f := &Filling{charge: c, buf: make([]byte, fillChunk)}
 	if f.data, err = os.OpenFile(filepath.Join(dir, dataName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return err
 	}
@@ -84,7 +87,10 @@ func (s *Store) fillDir(dir string, build func(*Filling) (Info, error)) (err err
 	if rec.ID, err = s.nextID(); err != nil {
 		return err
 	}
-	return f.finish(dir, rec)
+	if err := f.finish(dir, rec); err != nil {
+		return err
+	}
+	return c.measure(dir)
 }
 
 // finish writes what build has left to it.
@@ -174,7 +180,11 @@ func (f *Filling) writeRun(p []byte, from, to int) error {
 	if from >= to {
 		return nil
 	}
+	if err := f.charge.addHard(int64(to - from)); err != nil {
+		return err
+	}
 	_, err := f.data.WriteAt(p[from:to], f.start+int64(from))
+	f.charge.budget.wrote(int64(to-from), err)
 	return err
 }
 

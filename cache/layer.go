@@ -50,6 +50,14 @@ type Layer struct {
 
 	presentChunks, presentBytes atomic.Int64
 
+	// Whoever stores or reads chunks holds content for reading until that is done; whoever takes some away, for writing.
+	content sync.RWMutex
+	pins    atomic.Int32 // guarded by content for those who wait for it to be 0
+	recent  []uint32     // chunks that were read since the hand of Shed's clock came by
+	hand    int          // guarded by sealing
+	shed    atomic.Bool
+	charge  *charge
+
 	diffID     atomic.Pointer[digest.Digest] // nil if not known
 	skeletonMu sync.Mutex
 	skeleton   *os.File // to append to; nil until there is a piece
@@ -102,6 +110,7 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 	if err := l.believe(rec, now); err != nil {
 		return nil, err
 	}
+	l.recent = make([]uint32, bitmapWords(l.table.count))
 	l.inherited = !l.Sealed() && l.presentChunks.Load() > 0
 	l.announce()
 	return l, nil
@@ -120,10 +129,15 @@ func openData(name string, size int64) (*os.File, error) {
 
 // Close gives the layer back. The last Close of a layer unmaps its files.
 func (l *Layer) Close() error {
-	if !l.store.release(l) {
+	last, removed := l.store.release(l)
+	if !last {
 		return nil
 	}
-	if err := l.free(); err != nil {
+	err := l.free()
+	if removed {
+		l.charge.set(0)
+	}
+	if err != nil {
 		return fmt.Errorf("close layer %s: %w", l.digest, err)
 	}
 	return nil
@@ -183,8 +197,26 @@ func (l *Layer) Put(i int, p []byte) error {
 	if got := l.sums.of(p); got != c.Digest {
 		return &DigestError{Chunk: i, Got: l.sums.digest(got), Want: l.sums.digest(c.Digest)}
 	}
-	if _, err := l.data.WriteAt(p, c.DataOffset); err != nil {
-		return fmt.Errorf("chunk %d of layer %s: %w: %w", i, l.digest, ErrNotStored, err)
+	return l.put(i, c, p)
+}
+
+func (l *Layer) put(i int, c Chunk, p []byte) error {
+	l.content.RLock()
+	defer l.content.RUnlock()
+	if isSet(l.presence.present, i) {
+		return nil
+	}
+	if err := l.charge.add(c.onDisk()); err != nil {
+		return fmt.Errorf("chunk %d of layer %s: %w", i, l.digest, err)
+	}
+	_, err := l.data.WriteAt(p, c.DataOffset)
+	if err != nil {
+		l.charge.drop(c.onDisk())
+		err = fmt.Errorf("chunk %d of layer %s: %w: %w", i, l.digest, ErrNotStored, err)
+	}
+	l.charge.budget.wrote(c.Size, err)
+	if err != nil {
+		return err
 	}
 	l.mark(i, c.Size)
 	return nil

@@ -20,6 +20,11 @@ func (l *Layer) Claimed(i int) bool {
 // check settles the claim that chunk i is present. The claim goes before the chunk counts: the last one makes the layer complete, and
 // who seals it then takes a checksum of marks and claims. It goes after the mark, or others would take the chunk for missing.
 func (l *Layer) check(i int) bool {
+	l.content.RLock()
+	defer l.content.RUnlock()
+	if !isSet(l.presence.claimed, i) { // somebody else was faster, or has taken it away
+		return isSet(l.presence.present, i)
+	}
 	c := l.table.chunk(i)
 	ok := l.intact(c)
 	isNew := ok && set(l.presence.present, i)

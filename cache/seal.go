@@ -80,7 +80,11 @@ func (l *Layer) seal(ctx context.Context) error {
 	if err := l.keepFiles(); err != nil {
 		return err
 	}
-	return setSealed(l.dir, true)
+	if err := setSealed(l.dir, true); err != nil {
+		return err
+	}
+	l.recount()
+	return nil
 }
 
 // discardAll has all chunks fetched again.

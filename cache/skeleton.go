@@ -56,7 +56,11 @@ func (l *Layer) KeepPieces(records []byte) error {
 		}
 		l.skeleton = f
 	}
-	if _, err := l.skeleton.Write(records); err != nil {
+	err := l.charge.add(int64(len(records)))
+	if err == nil {
+		_, err = l.skeleton.Write(records)
+	}
+	if err != nil {
 		// Half a record would hide all that comes after it.
 		return errors.Join(fmt.Errorf("skeleton of layer %s: %w: %w", l.digest, ErrNotStored, err), l.dropSkeleton())
 	}
@@ -92,7 +96,15 @@ func (l *Layer) dropSkeleton() (err error) {
 		err = l.skeleton.Close()
 		l.skeleton = nil
 	}
-	if gone := os.Remove(filepath.Join(l.dir, skeletonName)); !errors.Is(gone, fs.ErrNotExist) {
+	name := filepath.Join(l.dir, skeletonName)
+	st, gone := os.Stat(name)
+	if gone == nil {
+		gone = os.Remove(name)
+	}
+	switch {
+	case gone == nil:
+		l.charge.drop(st.Size())
+	case !errors.Is(gone, fs.ErrNotExist):
 		err = errors.Join(err, gone)
 	}
 	return err

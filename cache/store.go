@@ -32,7 +32,7 @@ func (s *Store) get(d digest.Digest) (*Layer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get layer %s: %w", d, err)
 	}
-	l.digest, l.store, l.refs = d, s, 1
+	l.digest, l.store, l.refs, l.charge = d, s, 1, s.chargeOf(d)
 	if l.doubtful {
 		s.doubtful.Store(true)
 	}
@@ -58,26 +58,59 @@ func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add
 	if err := buildLayer(tmp, record{Version: formatVersion, Boot: s.boot, Info: info}, build); err != nil {
 		return nil, fmt.Errorf("create layer %s: %w", d, err)
 	}
-
-	l, _, err := s.enter(d, tmp)
+	c := &charge{budget: s.budget}
+	if err := c.measure(tmp); err != nil {
+		return nil, fmt.Errorf("create layer %s: %w", d, err)
+	}
+	l, _, err := s.enter(d, tmp, c)
 	if err != nil {
 		return nil, fmt.Errorf("create layer %s: %w", d, err)
 	}
 	return l, nil
 }
 
-// enter makes a finished folder a layer, unless there is one already.
-func (s *Store) enter(d digest.Digest, tmp string) (l *Layer, isNew bool, err error) {
+// enter makes a finished folder a layer, unless there is one already. c is what the folder takes, and is given back if it does not become one.
+func (s *Store) enter(d digest.Digest, tmp string, c *charge) (l *Layer, isNew bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l, err := s.get(d); err == nil {
+		c.set(0)
 		return l, false, nil
 	}
 	if err := s.publish(tmp, s.layerDir(d)); err != nil {
+		c.set(0)
 		return nil, false, err
 	}
+	s.chargeOf(d).set(0) // of a damaged one
+	s.charges[d] = c
 	l, err = s.get(d)
 	return l, true, err
+}
+
+// chargeOf is that of a layer on disk. s.mu is held.
+func (s *Store) chargeOf(d digest.Digest) *charge {
+	c := s.charges[d]
+	if c == nil {
+		c = &charge{budget: s.budget}
+		s.charges[d] = c
+	}
+	return c
+}
+
+// count charges all layers that are on disk.
+func (s *Store) count() error {
+	digests, err := s.List()
+	if err != nil {
+		return err
+	}
+	for _, d := range digests {
+		n, err := dirUsage(s.layerDir(d))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("usage of layer %s: %w", d, err)
+		}
+		s.chargeOf(d).set(n)
+	}
+	return nil
 }
 
 // publish puts a finished folder in its place, in that of a damaged one if there is one.
@@ -111,11 +144,17 @@ func (s *Store) Remove(d digest.Digest) error {
 		return fmt.Errorf("remove layer %q: %w", d, err)
 	}
 	s.mu.Lock()
+	_, isOpen := s.open[d]
 	delete(s.open, d)
+	c := s.chargeOf(d)
+	delete(s.charges, d)
 	trash, err := s.discard(s.layerDir(d))
 	s.mu.Unlock()
 	if err == nil {
 		err = os.RemoveAll(trash) // not under the lock: large files take their time
+	}
+	if !isOpen { // else its last Close does, which lets go of the files
+		c.set(0)
 	}
 	if err != nil {
 		return fmt.Errorf("remove layer %s: %w", d, err)
@@ -123,18 +162,52 @@ func (s *Store) Remove(d digest.Digest) error {
 	return nil
 }
 
-// release drops one reference to l, and reports whether it was the last.
-func (s *Store) release(l *Layer) bool {
+// release drops one reference to l, and reports whether it was the last, and whether the layer was removed.
+func (s *Store) release(l *Layer) (last, removed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.refs--
 	if l.refs > 0 {
-		return false
+		return false, false
 	}
-	if s.open[l.digest] == l {
+	removed = s.open[l.digest] != l
+	if !removed {
 		delete(s.open, l.digest)
 	}
-	return true
+	return true, removed
+}
+
+// Usage is what a layer takes on disk.
+type Usage struct {
+	Digest  digest.Digest
+	Bytes   int64
+	LastUse time.Time // see Layer.LastUse
+}
+
+// Usage returns that of all layers on disk, damaged ones too, in the order of their digests. It looks at no data.
+func (s *Store) Usage() ([]Usage, error) {
+	digests, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	var out []Usage
+	for _, d := range digests {
+		u := Usage{Digest: d, Bytes: s.charged(d)}
+		if st, err := os.Stat(filepath.Join(s.layerDir(d), chunksName)); err == nil {
+			u.LastUse = st.ModTime()
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+func (s *Store) charged(d digest.Digest) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.charges[d]; c != nil {
+		return c.bytes.Load()
+	}
+	return 0 // removed meanwhile
 }
 
 // List returns the digests of all layers on disk, damaged ones too.
@@ -166,23 +239,6 @@ func (s *Store) Created(d digest.Digest) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("age of layer %s: %w", d, err)
 	}
 	return st.ModTime(), nil
-}
-
-// Usage returns the bytes on disk of all layers.
-func (s *Store) Usage() (int64, error) {
-	digests, err := s.List()
-	if err != nil {
-		return 0, err
-	}
-	var sum int64
-	for _, d := range digests {
-		n, err := dirUsage(s.layerDir(d))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile
-			return 0, fmt.Errorf("usage of layer %s: %w", d, err)
-		}
-		sum += n
-	}
-	return sum, nil
 }
 
 // dirUsage returns the bytes on disk of the files in dir. Sparse files count with what they occupy.

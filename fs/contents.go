@@ -87,14 +87,25 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 		if err == nil || ctx.Err() != nil || errors.Is(err, ErrRefused) { // or the layer is going
 			return
 		}
-		why := staysLazy
-		if f.proves(m) {
-			why = staysUnproven
-		}
-		m.shown.logger.WithError(err).Warn(why)
+		logWhole(m, err, f.proves(m))
 		if !pause(ctx, wait) {
 			return
 		}
+	}
+}
+
+// errCrowded keeps a layer from being sealed for a native mount: then nothing of it could be taken away any more.
+var errCrowded = errors.New("the layer store is above its low watermark")
+
+// logWhole says why a complete layer stays as it is.
+func logWhole(m *mounted, err error, unproven bool) {
+	switch l := m.shown.logger.WithError(err); {
+	case errors.Is(err, errCrowded):
+		l.Debug(staysLazy)
+	case unproven:
+		l.Warn(staysUnproven)
+	default:
+		l.Warn(staysLazy)
 	}
 }
 
@@ -107,6 +118,9 @@ func (f *FS) settleWhole(ctx context.Context, m *mounted, native bool) error {
 	}
 	if !native {
 		return nil
+	}
+	if !f.opts.Store.Spacious() {
+		return errCrowded
 	}
 	if err := f.showNative(ctx, m); err != nil {
 		return err

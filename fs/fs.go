@@ -103,6 +103,7 @@ type Options struct {
 	PrefetchTimeout time.Duration         // how long Wait waits at most; 0 means 10 s
 	ReadAheadKiB    int                   // KiB that the kernel reads ahead in mounts of what is there; 0 means 2048
 	Observer        layer.Observer
+	Evicted         func(bytes int64)   // told what was taken from the disk for want of room; may be nil
 	Resolved        func(time.Duration) // told how long the registry took for a layer's manifest and TOC; may be nil
 }
 
@@ -130,6 +131,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.ProveOf == nil {
 		o.ProveOf = func(string) bool { return false }
+	}
+	if o.Evicted == nil {
+		o.Evicted = func(int64) {}
 	}
 	if o.Proved == nil {
 		o.Proved = func(bool) {}
@@ -183,6 +187,9 @@ type FS struct {
 	retry     time.Duration // nativeRetry, but in tests
 	settling  time.Duration // settleTime, but in tests
 	patience  time.Duration // bringTimeout, but in tests
+	started   time.Time
+	grace     time.Duration // evictGrace, but in tests
+	relief    chan struct{} // held while room is made
 	server    *server
 	tasks     tasks
 	manifests manifests
@@ -243,10 +250,14 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		retry:    nativeRetry,
 		settling: settleTime,
 		patience: bringTimeout,
+		started:  time.Now(),
+		grace:    evictGrace,
+		relief:   make(chan struct{}, 1),
 		server:   srv,
 		slots:    make(map[digest.Digest]*slot),
 	}
 	srv.begins = f.begins
+	f.tasks.start(ctx, f.relieve)
 	return f, nil
 }
 

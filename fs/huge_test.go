@@ -95,8 +95,8 @@ func TestHuge(t *testing.T) {
 			if came := reads.Load() > 0; came != c.noNative {
 				t.Errorf("%d reads came to this process", reads.Load())
 			}
-			if used, err := n.store.Usage(); err != nil || used > 1<<20 {
-				t.Errorf("the layer takes %d bytes on disk, %v", used, err)
+			if used := n.store.Used(); used > 1<<20 {
+				t.Errorf("the layer takes %d bytes on disk", used)
 			}
 		})
 	}

@@ -40,6 +40,7 @@ type mounted struct {
 	shown   *shown
 	proof   proof
 	ways    ways
+	used    use
 	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end
 	ended   chan struct{} // closed when neither is under way any more
@@ -113,6 +114,7 @@ func (f *FS) Source(d digest.Digest) (Source, error) {
 	if err != nil {
 		return Source{}, fmt.Errorf("source of layer %s: %w", d, err)
 	}
+	m.used.touch(m.shown.layer.Store()) // who asks is about to use it
 	return m.src, nil
 }
 
@@ -152,6 +154,7 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 		f.server.hide(sh.id)
 		return nil, errors.Join(err, sh.close())
 	}
+	m.used.begin(l.Store(), f.started)
 	f.fetch(ctx, m)
 	sh.logger.WithField("mounts", m.ways.kinds()).WithField("took", time.Since(began)).Debug("mounted layer")
 	return m, nil

@@ -151,7 +151,7 @@ func (f *FS) observer(ctx context.Context, src Source) layer.Observer {
 	o.Fetched = func(r layer.Range) {
 		if errors.Is(r.Err, cache.ErrNotStored) {
 			if entry := seen.entry(logger, r.Err); entry != nil {
-				entry.Error("contents cannot be stored: readers get them, and whoever reads them again fetches them again")
+				entry.Debug("contents are not stored: readers get them, and whoever reads them again fetches them again")
 			}
 		}
 		if fetched != nil {

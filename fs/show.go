@@ -21,6 +21,7 @@ func (f *FS) Path(d digest.Digest, holder string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
+	m.used.touch(m.shown.layer.Store())
 	path, err := m.ways.hold(holder)
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
@@ -42,7 +43,9 @@ func (f *FS) HasWhiteouts(d digest.Digest) bool {
 // Drop ends what Path has promised to holder, for all layers.
 func (f *FS) Drop(holder string) {
 	for _, m := range f.all() {
-		m.ways.drop(holder)
+		if m.ways.drop(holder) {
+			m.used.touch(m.shown.layer.Store())
+		}
 	}
 }
 

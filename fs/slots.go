@@ -145,6 +145,14 @@ func (f *FS) takeAll() []*slot {
 	return all
 }
 
+// keep ends what take has begun: the layer stays as it is.
+func (f *FS) keep(s *slot) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(s.gone)
+	s.gone = nil
+}
+
 // vacate takes away the slot of a layer that is no longer mounted.
 func (f *FS) vacate(s *slot) {
 	f.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -28,8 +29,10 @@ type Status struct {
 	Image   string // reference that it was mounted for first
 	Format  string // of the blob: estargz, zstd:chunked; of a plain layer gzip, zstd, tar
 	State   State
-	Size    int64    // bytes, uncompressed
-	Fetched int64    // of those, bytes on disk
+	Size    int64 // bytes, uncompressed
+	Fetched int64 // of those, bytes on disk
+	InUse   bool  // by a container
+	LastUse time.Time
 	Mounts  []string // kinds of its mounts: erofs, erofs-fuse or fuse; the last is that of the next container
 }
 
@@ -69,6 +72,8 @@ func (m *mounted) status() Status {
 		State:   state,
 		Size:    st.Size,
 		Fetched: st.Fetched,
+		InUse:   m.ways.held(),
+		LastUse: time.Unix(0, m.used.at.Load()),
 		Mounts:  m.ways.kinds(),
 	}
 }

@@ -66,14 +66,37 @@ func (w *ways) hold(holder string) (path string, err error) {
 	return "", errors.Join(errs...)
 }
 
-// drop ends what hold has promised.
-func (w *ways) drop(holder string) {
+// drop ends what hold has promised, and reports whether it had.
+func (w *ways) drop(holder string) (had bool) {
 	w.mu.Lock()
 	for _, one := range w.list {
-		delete(one.holders, holder)
+		if _, ok := one.holders[holder]; ok {
+			delete(one.holders, holder)
+			had = true
+		}
 	}
 	w.mu.Unlock()
 	w.retire()
+	return had
+}
+
+// held says whether somebody has been given one of the paths.
+func (w *ways) held() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.list, func(one way) bool { return len(one.holders) > 0 })
+}
+
+// abandon gives no more paths, if nobody has one: then what it returns unmounts all, when it is called.
+func (w *ways) abandon() (unmount func() error, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if slices.ContainsFunc(w.list, func(one way) bool { return len(one.holders) > 0 }) {
+		return nil, false
+	}
+	list := w.list
+	w.list = nil
+	return func() error { return w.unmountAll(list) }, true
 }
 
 // retire unmounts what is neither the best nor held. One that cannot be unmounted is tried again with the next.
@@ -123,6 +146,10 @@ func (w *ways) close() error {
 	list := w.list
 	w.list = nil
 	w.mu.Unlock()
+	return w.unmountAll(list)
+}
+
+func (w *ways) unmountAll(list []way) error {
 	var errs []error
 	for _, one := range list {
 		errs = append(errs, w.unmount(one))

@@ -103,6 +103,7 @@ func TestFullDisk(t *testing.T) {
 	})
 	reg := registry(t)
 	o := daemon("auto")
+	o.TOML += "[cache]\nlimit_percent = 0\n"
 	o.Args = []string{"--root", root}
 	n := nodeWith(t, stack.NodeOptions{Daemon: o})
 	ref := upload(t, reg, lazyImage(t, odd), "test/odd:esgz")

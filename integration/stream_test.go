@@ -19,6 +19,19 @@ const (
 	streamLimit = 5 * time.Minute // a busy disk takes its time
 )
 
+// streamOf makes and serves an image of so many chunks until the end of the test.
+func streamOf(t *testing.T, chunks int) (*stream.Image, *stream.Registry) {
+	t.Helper()
+	im := must(t, func() (*stream.Image, error) { return stream.New(chunks) })
+	reg := must(t, func() (*stream.Registry, error) { return stream.Serve(im) })
+	t.Cleanup(func() {
+		if err := reg.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return im, reg
+}
+
 // TestStreamedLayer lets a large layer come as fast as this machine can, and looks at the daemon's peak of resident memory: 1 GiB, and 4 GiB with
 // SLUICE_TEST_ALL, for which the disk has to have room.
 func TestStreamedLayer(t *testing.T) {
@@ -29,13 +42,7 @@ func TestStreamedLayer(t *testing.T) {
 	if os.Getenv("SLUICE_RACE") != "" {
 		t.Skip("the race detector's memory is several times the daemon's: make test-all runs this test once more without it")
 	}
-	im := must(t, func() (*stream.Image, error) { return stream.New(size / stream.ChunkBytes) })
-	reg := must(t, func() (*stream.Registry, error) { return stream.Serve(im) })
-	t.Cleanup(func() {
-		if err := reg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	im, reg := streamOf(t, size/stream.ChunkBytes)
 	n := nodeWith(t, stack.NodeOptions{Daemon: &stack.DaemonOptions{TOML: system.Settings}})
 	began := time.Now()
 	pull(t, n, stack.Container{Ref: reg.Ref()})

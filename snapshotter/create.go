@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs"
 )
 
@@ -42,6 +43,9 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		return nil, fmt.Errorf("prepare %q: target %q: %w", key, target, errdefs.ErrAlreadyExists)
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("prepare %q: target %q: %w", key, target, err)
+	case errors.Is(err, cache.ErrFull): // unpacked, it would take as much of the same disk
+		return nil, fmt.Errorf("prepare %q: %w: %w; what containers use is not removed: raise limit and limit_percent of [cache], or remove containers and images",
+			key, errdefs.ErrResourceExhausted, err)
 	}
 	logFallback(ctx, target, info.Labels, err)
 	return s.create(ctx, creation{kind: snapshots.KindActive, key: key, parent: parent, info: info})

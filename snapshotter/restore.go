@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	iofs "io/fs"
 	"maps"
 	"slices"
 
@@ -34,14 +35,16 @@ func (s *Snapshotter) restore(ctx context.Context) error {
 		g.Go(func() error {
 			for _, src := range sources {
 				if err := s.remount(ctx, src); err != nil {
-					log.G(ctx).WithError(err).WithField("image", src.Ref).WithField("layer", src.Digest).
-						Warn("layer is not mounted again; it will be when a container needs it")
+					logMissing(ctx, src, err)
 				}
 			}
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := s.holdAgain(ctx); err != nil {
 		return err
 	}
 	// What the store has beyond that was opened ahead of its turn, or mounted
@@ -52,6 +55,62 @@ func (s *Snapshotter) restore(ctx context.Context) error {
 	}
 	if err := s.releaseUnused(ctx, stored); err != nil {
 		log.G(ctx).WithError(err).Warn("layers that no snapshot shows are still there")
+	}
+	return nil
+}
+
+// logMissing says that a layer is not mounted. One that is not there was removed for want of room, as a rule.
+func logMissing(ctx context.Context, src fs.Source, err error) {
+	l := log.G(ctx).WithError(err).WithField("image", src.Ref).WithField("layer", src.Digest)
+	const what = "layer is not mounted again; it will be when a container needs it"
+	if errors.Is(err, iofs.ErrNotExist) {
+		l.Info(what)
+	} else {
+		l.Warn(what)
+	}
+}
+
+// holdAgain gives containers from before the start what they have: nothing of that is removed to make room.
+func (s *Snapshotter) holdAgain(ctx context.Context) error {
+	var active []snapshots.Info
+	err := s.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if info.Kind != snapshots.KindCommitted {
+			active = append(active, info)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, info := range active {
+		if err := s.holdFor(ctx, info); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// holdFor does that for one snapshot. Layers that are not mounted have nothing to be kept.
+func (s *Snapshotter) holdFor(ctx context.Context, info snapshots.Info) error {
+	chain, err := s.chain(ctx, info.Parent)
+	if err != nil {
+		return err
+	}
+	var id string
+	err = s.db.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
+		id, _, _, err = storage.GetInfo(ctx, info.Name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, d := range digests(chain) {
+		if d == "" || !s.fs.Mounted(d) {
+			continue
+		}
+		if _, err := s.fs.Path(d, id); err != nil {
+			log.G(ctx).WithError(err).WithField("snapshot", info.Name).WithField("layer", d).Warn("a layer of a container is not held")
+		}
 	}
 	return nil
 }

@@ -9,20 +9,22 @@ import (
 
 // collector reads at each scrape what the parts know of themselves.
 type collector struct {
-	parts                                   *parts
-	layers, mounts, cached, in, limit, held *prometheus.Desc
+	parts                                                  *parts
+	layers, mounts, cached, most, trouble, in, limit, held *prometheus.Desc
 }
 
 // collect adds the gauges.
 func (m *metrics) collect(p *parts) {
 	m.registry.MustRegister(&collector{
-		parts:  p,
-		layers: gauge("layers", "Mounted layers.", "state"),
-		mounts: gauge("mounts", "Mounts of layers, by kind.", "mount"),
-		cached: gauge("cache_bytes", "Bytes on disk of the layer store."),
-		in:     gauge("inflight_bytes", "Memory of what is being fetched."),
-		limit:  gauge("inflight_limit_bytes", "Most that inflight_bytes may be."),
-		held:   gauge("background_held", "Layers whose rest could be fetched and is not: for a limit, for pressure on IO, or for demand.", "reason"),
+		parts:   p,
+		layers:  gauge("layers", "Mounted layers.", "state"),
+		mounts:  gauge("mounts", "Mounts of layers, by kind.", "mount"),
+		cached:  gauge("cache_bytes", "Bytes on disk of the layer store."),
+		most:    gauge("cache_limit_bytes", "Most that cache_bytes may be. 0: no limit."),
+		trouble: gauge("cache_trouble", "1 while what is fetched cannot be stored, because the disk is full or fails."),
+		in:      gauge("inflight_bytes", "Memory of what is being fetched."),
+		limit:   gauge("inflight_limit_bytes", "Most that inflight_bytes may be."),
+		held:    gauge("background_held", "Layers whose rest could be fetched and is not: for a limit, for pressure on IO, or for demand.", "reason"),
 	})
 }
 
@@ -32,7 +34,7 @@ func gauge(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.layers, c.mounts, c.cached, c.in, c.limit, c.held} {
+	for _, d := range []*prometheus.Desc{c.layers, c.mounts, c.cached, c.most, c.trouble, c.in, c.limit, c.held} {
 		descs <- d
 	}
 }
@@ -56,11 +58,13 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for kind, n := range mounts {
 		send(c.mounts, n, kind)
 	}
-	if used, err := c.parts.store.Usage(); err == nil {
-		send(c.cached, used)
-	} else {
-		out <- prometheus.NewInvalidMetric(c.cached, err)
+	send(c.cached, c.parts.store.Used())
+	send(c.most, c.parts.store.Quota().Limit)
+	trouble := int64(0)
+	if c.parts.store.Trouble() != nil {
+		trouble = 1
 	}
+	send(c.trouble, trouble)
 	send(c.in, c.parts.scheduler.Inflight())
 	send(c.limit, c.parts.scheduler.Limit())
 	held, why := c.parts.scheduler.Held()

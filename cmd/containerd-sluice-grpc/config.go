@@ -7,6 +7,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs"
 )
 
@@ -27,6 +28,7 @@ type config struct {
 
 	Registry registryConfig `toml:"registry" doc:"Where layers come from."`
 	Fetch    fetchConfig    `toml:"fetch" doc:"How layers are fetched."`
+	Cache    cacheConfig    `toml:"cache" doc:"What layers may take of the disk of the root directory. Beyond that, layers that no container uses are removed,\nthose first that were not used for the longest time, and then contents of those in use, which are fetched\nagain when they are read. What can't be removed is not stored in the first place."`
 }
 
 type registryConfig struct {
@@ -48,6 +50,23 @@ type fetchConfig struct {
 	PrefetchTimeout    duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
 
 	Image []imageConfig `toml:"image" doc:"Tables for images that are treated otherwise. The first one that matches counts, and each has all of\nthese keys. match is a pattern, where * and ? stand for anything but a slash, of the image's reference\nor of its beginning, up to a slash, a colon or an @.\n  [[fetch.image]]\n  match = \"registry.example.com/ml\"\n  background = false"`
+}
+
+type cacheConfig struct {
+	Limit         size    `toml:"limit" doc:"Most bytes for layers. \"0\": as many as the next key allows."`
+	LimitPercent  percent `toml:"limit_percent" doc:"Most percent of the file system for layers. 0: as many as the key before allows; if both are 0, all."`
+	HighWatermark percent `toml:"high_watermark" doc:"Percent of the limit from which on room is made, and nothing is fetched in the background."`
+	LowWatermark  percent `toml:"low_watermark" doc:"Percent of the limit down to which room is made. Above it, layers that become complete stay on FUSE, so that\ntheir contents can be removed."`
+}
+
+// quota is what the settings make of a file system of size bytes.
+func (c cacheConfig) quota(size int64) (q cache.Quota) {
+	q.Limit = c.Limit.bytes
+	if share := size / 100 * int64(c.LimitPercent); share > 0 && (q.Limit == 0 || share < q.Limit) {
+		q.Limit = share
+	}
+	q.High, q.Low = q.Limit/100*int64(c.HighWatermark), q.Limit/100*int64(c.LowWatermark)
+	return q
 }
 
 // imageConfig is for images, in place of what stands in fetchConfig.
@@ -97,6 +116,7 @@ func newConfig() config {
 			SmallLayers:     size{2 << 20},
 			PrefetchTimeout: duration{10 * time.Second},
 		},
+		Cache: cacheConfig{LimitPercent: 80, HighWatermark: 95, LowWatermark: 85},
 	}
 }
 
@@ -112,6 +132,9 @@ func (c config) socket() string {
 func (c config) check() error {
 	if err := (&socket{c.socket()}).check(); err != nil {
 		return fmt.Errorf("state: its socket %w", err) // an address of its own is checked already
+	}
+	if low, high := c.Cache.LowWatermark, c.Cache.HighWatermark; low == 0 || low >= high {
+		return fmt.Errorf("cache: low_watermark is %d, which is not more than 0 and less than high_watermark, %d", low, high)
 	}
 	return nil
 }

@@ -71,6 +71,9 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	d.closers = append(d.closers, d.snapshotter)
+	if err := d.bound(ctx, c); err != nil {
+		return err
+	}
 	d.metrics.collect(d.parts)
 	return d.listenAndServe(ctx, c)
 }

@@ -31,6 +31,7 @@ type metrics struct {
 	verifyFailures *prometheus.CounterVec // host
 	prepare        prometheus.Histogram
 	proofs         *prometheus.CounterVec // result
+	evictedBytes   prometheus.Counter
 }
 
 // seconds reach from a read of the data file to a registry that makes one wait.
@@ -47,13 +48,17 @@ func newMetrics() *metrics {
 		readWait:       histogram("read_wait_seconds", "What readers waited for missing chunks.").WithLabelValues().(prometheus.Histogram),
 		verifyFailures: counter("verify_failures_total", "Chunks that did not have their digest, by the host that sent them.", "host"),
 		proofs:         counter("proofs_total", "Lazy layers that were compared, as a whole, with what their images say: proven, or refused.", "result"),
+		evictedBytes:   counter("cache_evicted_bytes_total", "Bytes that were taken from the disk for want of room.").WithLabelValues(),
 		prepare:        histogram("prepare_seconds", "Duration of Prepare calls.").WithLabelValues().(prometheus.Histogram),
 	}
-	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare, m.proofs,
+	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare, m.proofs, m.evictedBytes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	m.zero()
 	return m
 }
+
+// evicted counts what the layer store has given up.
+func (m *metrics) evicted(bytes int64) { m.evictedBytes.Add(float64(bytes)) }
 
 // zero makes what is counted by label values that are known: a rate needs a zero
 // to start from.

@@ -14,16 +14,12 @@ import (
 var _ control.Server = (*daemon)(nil)
 
 // Status says what the daemon serves.
-func (d *daemon) Status(context.Context) (control.StatusReport, error) {
-	used, err := d.store.Usage()
-	if err != nil {
-		return control.StatusReport{}, status.Error(codes.Internal, err.Error())
-	}
+func (d *daemon) Status(context.Context, control.Nothing) (control.StatusReport, error) {
 	report := control.StatusReport{
 		Version: version(),
 		PID:     os.Getpid(),
 		Layers:  []control.Layer{}, // [] in JSON, not null
-		Cache:   control.Cache{Bytes: used},
+		Cache:   d.cache(),
 		Memory:  control.Memory{Inflight: d.scheduler.Inflight(), Limit: d.scheduler.Limit()},
 	}
 	for _, l := range d.fs.Status() {
@@ -44,7 +40,7 @@ func (d *daemon) Status(context.Context) (control.StatusReport, error) {
 // Drain unmounts everything. What a container still has open is detached:
 // reading from it fails from then on. The daemon ends afterwards, whether all
 // went well or not, for it has stopped serving layers.
-func (d *daemon) Drain(ctx context.Context) (control.DrainReport, error) {
+func (d *daemon) Drain(ctx context.Context, _ control.Nothing) (control.DrainReport, error) {
 	d.health.Shutdown()
 	d.drain.Do(func() {
 		report := control.DrainReport{Unmounted: len(d.fs.Status())}

@@ -28,6 +28,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 				},
 			},
 			statusCommand(),
+			cacheCommand(),
 		},
 		OnUsageError:              usage,
 		ExitErrHandler:            func(*cli.Context, error) {}, // run maps errors to exit statuses

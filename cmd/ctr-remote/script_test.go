@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
@@ -148,7 +149,7 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 
 type fixedServer struct{}
 
-func (fixedServer) Status(context.Context) (control.StatusReport, error) {
+func (fixedServer) Status(context.Context, control.Nothing) (control.StatusReport, error) {
 	return control.StatusReport{
 		Version: "v1", PID: 42, Memory: control.Memory{Limit: 256 << 20},
 		Layers: []control.Layer{{
@@ -158,8 +159,37 @@ func (fixedServer) Status(context.Context) (control.StatusReport, error) {
 	}, nil
 }
 
-func (fixedServer) Drain(context.Context) (control.DrainReport, error) {
+func (fixedServer) Drain(context.Context, control.Nothing) (control.DrainReport, error) {
 	return control.DrainReport{}, errors.New("not here")
+}
+
+func (fixedServer) Cache(context.Context, control.Nothing) (control.CacheReport, error) {
+	return control.CacheReport{
+		Cache: control.Cache{Bytes: 5e6, Limit: 8e6, Trouble: "no space left"},
+		Layers: []control.CachedLayer{
+			{Digest: "sha256:0123456789abcdef", Image: "example.com/a:b", Format: "estargz", State: control.StateLazy, Disk: 1e6, Size: 2e6, Fetched: 1e6},
+			{Digest: "sha256:0123ffff89abcdef", Image: "example.com/a:b", Format: "estargz", State: control.StateComplete, InUse: true, Disk: 3e6, Size: 3e6, Fetched: 3e6},
+			{Digest: "sha256:fedcba9876543210", Disk: 1e6, LastUse: time.Now().Add(-50 * time.Hour)},
+		},
+	}, nil
+}
+
+// Remove removes what is asked for by digest, but for one that is in use; and what else is asked for is a digest of its own.
+func (fixedServer) Remove(_ context.Context, in control.RemoveRequest) (r control.RemoveReport, err error) {
+	for _, d := range in.Digests {
+		if d == "sha256:0123ffff89abcdef" {
+			r.Kept = append(r.Kept, control.KeptLayer{Digest: d, Why: "a container uses the layer"})
+		} else {
+			r.Removed = append(r.Removed, d)
+		}
+	}
+	if in.Unused {
+		r.Removed = append(r.Removed, "unused")
+	}
+	if in.OlderThan != nil {
+		r.Removed = append(r.Removed, "older than "+in.OlderThan.String())
+	}
+	return r, nil
 }
 
 // stall FILE starts a registry that never answers and writes its address to FILE; when somebody asks, there is a file

@@ -70,7 +70,8 @@ func (b *bulk) within(limit int64) (n int) {
 	return n
 }
 
-// Fill fetches the whole layer, and returns nil when all of it is in the store. It goes on through errors, which the
+// Fill fetches the whole layer, and returns nil when all of it is in the store, or when some was taken away again for want of room, after which
+// only what is read is fetched. It waits while the store is crowded. It goes on through errors, which the
 // Observer gets, trying again at intervals of a second growing to a minute, until ctx ends.
 func (l *Layer) Fill(ctx context.Context) error {
 	b := &bulk{l: l, op: "fill", priority: Background, end: l.store.NumChunks(), failures: &failures{}}
@@ -90,7 +91,7 @@ func (l *Layer) bulk(ctx context.Context, b *bulk) error {
 
 // pursue is bulk for who keeps the layer from being closed, until ctx ends.
 func (l *Layer) pursue(ctx context.Context, b *bulk) error {
-	for b.measure(ctx) {
+	for b.wanted() && b.measure(ctx) {
 		if err := b.pass(ctx); err != nil {
 			return err
 		}
@@ -102,6 +103,17 @@ func (l *Layer) pursue(ctx context.Context, b *bulk) error {
 		return l.wrap(b.op, context.Cause(ctx))
 	}
 	return nil
+}
+
+// wanted says whether there is a point in going on: what nobody waits for would only be taken away again, of a layer of which something was.
+func (b *bulk) wanted() bool { return b.priority != Background || !b.l.store.HasShed() }
+
+// room waits until there is some for what nobody waits for.
+func (b *bulk) room(ctx context.Context) error {
+	if b.priority != Background {
+		return nil
+	}
+	return b.l.store.AwaitRoom(ctx)
 }
 
 // measure begins a pass: it finds where, chooses the size of ranges, and reports whether anything is missing. After a
@@ -164,7 +176,7 @@ func (l *Layer) moment() int64 {
 func (b *bulk) pass(ctx context.Context) error {
 	g, going := errgroup.WithContext(ctx)
 	for going.Err() == nil {
-		if b.failures.wait(going) != nil {
+		if b.failures.wait(going) != nil || b.room(going) != nil || !b.wanted() {
 			break
 		}
 		f, place, waited := b.launch(ctx, going)

@@ -3,7 +3,6 @@ package layer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -57,16 +56,16 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 			if chunk.err != nil {
 				return 0, l.wrap("read what is expected of", chunk.err)
 			}
-			if !l.store.Has(chunk.chunk) { // only who reads it was given it
-				return 0, l.wrap("read what is expected of", fmt.Errorf("chunk %d: %w", chunk.chunk, cache.ErrNotStored))
-			}
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case <-l.life.Done():
 			return 0, l.wrap("read what is expected of", ErrClosed)
 		}
 	}
-	n, err := l.store.ReadAt(p, off)
+	n, held, err := l.store.ReadHeld(p, off, r.kept.has)
+	if !held { // only who reads it was given it, or it was taken away again
+		return 0, l.wrap("read what is expected of", cache.ErrNotStored)
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = l.wrapAt("read", off+int64(n), err)
 	}

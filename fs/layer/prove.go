@@ -57,6 +57,7 @@ func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (dige
 }
 
 func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (digest.Digest, error) {
+	defer l.store.Pin()()
 	if !l.store.Complete() {
 		return "", cache.ErrIncomplete
 	}

@@ -12,8 +12,13 @@ import (
 type read struct {
 	p    []byte
 	off  int64
-	kept map[int]piece // by chunk; nil unless storing went wrong
+	kept keptPieces // nil unless storing went wrong
 }
+
+// keptPieces are parts of what a read asked for, by chunk.
+type keptPieces map[int]piece
+
+func (k keptPieces) has(chunk int) bool { _, ok := k[chunk]; return ok }
 
 // piece is a part of what a read asked for that is not in the store.
 type piece struct {
@@ -28,7 +33,7 @@ func (r *read) keep(chunk int, data []byte, off int64) {
 		return
 	}
 	if r.kept == nil {
-		r.kept = make(map[int]piece)
+		r.kept = make(keptPieces)
 	}
 	r.kept[chunk] = piece{bytes: append([]byte(nil), data[from-off:to-off]...), at: int(from - r.off)}
 }
@@ -49,25 +54,20 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 	if off < 0 {
 		return 0, l.wrap("read", fmt.Errorf("offset %d is negative", off))
 	}
-	result := Hit
-	var kept map[int]piece
-	first, end, present := l.chunksOf(off, int64(len(p)))
-	switch {
-	case present && end > first:
-		l.follow(Extent{off, int64(len(p))}, first, end, false)
-		l.scheduler.reads()
-	case !present:
+	result, kept, err := l.ready(ctx, p, off, arrived)
+	if err != nil {
+		l.observer.read(Failed)
+		return 0, err
+	}
+	n, held, err := l.store.ReadHeld(p, off, kept.has)
+	for !held { // some of it was taken away again
 		result = Miss
-		var err error
-		if kept, err = l.demand(ctx, p, off, first, end); err == nil {
-			err = arrived()
-		}
-		if err != nil {
+		if kept, err = l.demandAgain(ctx, p, off); err != nil {
 			l.observer.read(Failed)
 			return 0, err
 		}
+		n, held, err = l.store.ReadHeld(p, off, kept.has)
 	}
-	n, err := l.store.ReadAt(p, off)
 	if behind := l.row.read(off, int64(n)); behind.Size > 0 {
 		l.store.Drop(behind.Off, behind.Size)
 	}
@@ -80,6 +80,31 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 	}
 	l.observer.read(result)
 	return n, err
+}
+
+// ready waits until what a read of p at off needs is in the store, or kept.
+func (l *Layer) ready(ctx context.Context, p []byte, off int64, arrived func() error) (result Result, kept keptPieces, err error) {
+	first, end, present := l.chunksOf(off, int64(len(p)))
+	if present {
+		if end > first {
+			l.follow(Extent{off, int64(len(p))}, first, end, false)
+			l.scheduler.reads()
+		}
+		return Hit, nil, nil
+	}
+	if kept, err = l.demand(ctx, p, off, first, end); err == nil {
+		err = arrived()
+	}
+	return Miss, kept, err
+}
+
+// demandAgain is demand for a read whose chunks were there a moment ago.
+func (l *Layer) demandAgain(ctx context.Context, p []byte, off int64) (keptPieces, error) {
+	first, end, present := l.chunksOf(off, int64(len(p)))
+	if present {
+		return nil, nil
+	}
+	return l.demand(ctx, p, off, first, end)
 }
 
 // chunksOf returns which chunks have bytes of [off, off+n), and whether all of them are in the store.
@@ -98,7 +123,7 @@ func (l *Layer) chunksOf(off, n int64) (first, end int, present bool) {
 }
 
 // demand waits until chunks [first, end), of a read of p at off, are in the store. It returns what could not be put there.
-func (l *Layer) demand(ctx context.Context, p []byte, off int64, first, end int) (map[int]piece, error) {
+func (l *Layer) demand(ctx context.Context, p []byte, off int64, first, end int) (keptPieces, error) {
 	start := time.Now()
 	r := &read{p: p, off: off}
 	chunk, err := l.obtain(ctx, r, first, end)
@@ -131,8 +156,7 @@ func (l *Layer) obtain(ctx context.Context, r *read, first, end int) (int, error
 }
 
 func (l *Layer) missing(r *read, chunk int) bool {
-	_, kept := r.kept[chunk]
-	return !kept && !l.store.Has(chunk)
+	return !r.kept.has(chunk) && !l.store.Has(chunk)
 }
 
 // join registers r with all chunks of [first, end) that are missing, and starts the flights that this takes.
@@ -140,7 +164,7 @@ func (l *Layer) join(r *read, first, end int) []*pending {
 	chunks := l.wanted(first, end) // without the lock: it may have to hash what was stored before a reboot
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	chunks = slices.DeleteFunc(l.free(chunks), func(i int) bool { _, kept := r.kept[i]; return kept })
+	chunks = slices.DeleteFunc(l.free(chunks), r.kept.has)
 	for _, s := range l.spans(chunks, bounds{demandRange, bridge}) {
 		if s.chunks[0] >= end || s.chunks[len(s.chunks)-1] < first {
 			continue // what was asked for is in flight already, and read-ahead alone is no reason for a range

@@ -75,7 +75,10 @@ type Status struct {
 		Size, Fetched                       int64
 		Mounts                              int
 	}
-	Cache  struct{ Bytes, Limit int64 }
+	Cache struct {
+		Bytes, Limit int64
+		Trouble      string
+	}
 	Memory struct{ Inflight, Limit int64 }
 }
 

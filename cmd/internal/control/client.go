@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -25,7 +24,7 @@ const DefaultAddress = "/run/containerd-sluice-grpc/containerd-sluice-grpc.sock"
 // has no deadline; they may be changed before the first call.
 type Client struct {
 	StatusTimeout time.Duration // Dial: 10 s
-	DrainTimeout  time.Duration // Dial: 2 min, for what is being fetched has to end first
+	DrainTimeout  time.Duration // of Drain and Remove. Dial: 2 min, for what is being fetched has to end first
 
 	address string
 	conn    *grpc.ClientConn
@@ -61,26 +60,42 @@ func (c *Client) Close() error { return c.conn.Close() }
 
 // Status asks what the daemon serves.
 func (c *Client) Status(ctx context.Context) (report StatusReport, err error) {
-	err = c.call(ctx, c.StatusTimeout, "Status", &report)
+	err = c.call(ctx, c.StatusTimeout, "Status", Nothing{}, &report)
 	return report, err
 }
 
 // Drain has the daemon unmount everything and exit.
 func (c *Client) Drain(ctx context.Context) (report DrainReport, err error) {
-	err = c.call(ctx, c.DrainTimeout, "Drain", &report)
+	err = c.call(ctx, c.DrainTimeout, "Drain", Nothing{}, &report)
 	return report, err
 }
 
-// call asks for a report. Errors keep their gRPC status, but are written as
+// Cache asks what the layer store has.
+func (c *Client) Cache(ctx context.Context) (report CacheReport, err error) {
+	err = c.call(ctx, c.StatusTimeout, "Cache", Nothing{}, &report)
+	return report, err
+}
+
+// Remove has layers removed from the store.
+func (c *Client) Remove(ctx context.Context, request RemoveRequest) (report RemoveReport, err error) {
+	err = c.call(ctx, c.DrainTimeout, "Remove", request, &report)
+	return report, err
+}
+
+// call makes a request for a report. Errors keep their gRPC status, but are written as
 // what the daemon said, without gRPC's words around it.
-func (c *Client) call(ctx context.Context, timeout time.Duration, name string, report any) error {
+func (c *Client) call(ctx context.Context, timeout time.Duration, name string, request, report any) error {
+	in, err := json.Marshal(request)
+	if err != nil {
+		return fmt.Errorf("request of %s: %w", name, err)
+	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
 	var out wrapperspb.StringValue
-	if err := c.conn.Invoke(ctx, fullMethod(name), &emptypb.Empty{}, &out); err != nil {
+	if err := c.conn.Invoke(ctx, fullMethod(name), wrapperspb.String(string(in)), &out); err != nil {
 		return &CallError{Address: c.address, Err: err, reason: c.reason(err)}
 	}
 	if err := json.Unmarshal([]byte(out.GetValue()), report); err != nil {

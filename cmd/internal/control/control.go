@@ -1,18 +1,21 @@
 // Package control is how Sluice's commands speak with its daemon: a small gRPC
 // service on the daemon's socket, beside containerd's snapshots service.
 //
-// Its messages are the JSON that `ctr-remote status --json` prints, carried in
-// a google.protobuf.StringValue, so that one set of types is the wire format
-// and the public one. Both sides are safe for use by many goroutines.
+// Its messages are the JSON that commands print with --json, and what they are
+// asked for, carried in a google.protobuf.StringValue, so that one set of types
+// is the wire format and the public one. Both sides are safe for use by many
+// goroutines.
 package control
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -55,6 +58,8 @@ type Layer struct {
 type Cache struct {
 	Bytes int64 `json:"bytes"`
 	Limit int64 `json:"limit"` // 0: none
+	// Trouble is why what is fetched cannot be stored, as on a full or failing disk; "" if it can.
+	Trouble string `json:"trouble,omitempty"`
 }
 
 // Memory is what is being fetched.
@@ -68,12 +73,59 @@ type DrainReport struct {
 	Unmounted int `json:"unmounted"` // layers
 }
 
+// CacheReport is the layer store. All sizes are bytes.
+type CacheReport struct {
+	Layers []CachedLayer `json:"layers"` // in the order of their digests
+	Cache  Cache         `json:"cache"`
+}
+
+// CachedLayer is a layer on disk.
+type CachedLayer struct {
+	Digest  string    `json:"digest"`
+	Image   string    `json:"image"`  // the reference it was first pulled by; "" if it is not mounted
+	Format  string    `json:"format"` // "" likewise
+	State   string    `json:"state"`  // "" likewise
+	InUse   bool      `json:"inUse"`  // by a container
+	Disk    int64     `json:"disk"`
+	Size    int64     `json:"size"`    // uncompressed
+	Fetched int64     `json:"fetched"` // uncompressed
+	LastUse time.Time `json:"lastUse"`
+}
+
+// RemoveRequest says which layers are to be removed: of those that no container
+// uses, the ones that fit at least one of the following.
+type RemoveRequest struct {
+	Digests []string `json:"digests,omitempty"`
+	// Unused are those that no image of containerd has.
+	Unused bool `json:"unused,omitempty"`
+	// OlderThan are those that were not used for so long; nil: none. 0: all.
+	OlderThan *time.Duration `json:"olderThan,omitempty"`
+}
+
+// RemoveReport is what was removed.
+type RemoveReport struct {
+	Removed []string    `json:"removed"`
+	Freed   int64       `json:"freed"` // bytes on disk
+	Kept    []KeptLayer `json:"kept"`  // of those asked for by digest
+}
+
+// KeptLayer is a layer that was not removed.
+type KeptLayer struct {
+	Digest string `json:"digest"`
+	Why    string `json:"why"`
+}
+
 // Server is the daemon's side.
 type Server interface {
-	Status(ctx context.Context) (StatusReport, error)
+	Status(ctx context.Context, in Nothing) (StatusReport, error)
 	// Drain unmounts every layer, and lets the daemon exit once it has answered.
-	Drain(ctx context.Context) (DrainReport, error)
+	Drain(ctx context.Context, in Nothing) (DrainReport, error)
+	Cache(ctx context.Context, in Nothing) (CacheReport, error)
+	Remove(ctx context.Context, in RemoveRequest) (RemoveReport, error)
 }
+
+// Nothing is what a call is given that needs nothing.
+type Nothing struct{}
 
 // Register adds the service to a gRPC server.
 func Register(r grpc.ServiceRegistrar, s Server) {
@@ -83,21 +135,29 @@ func Register(r grpc.ServiceRegistrar, s Server) {
 		Methods: []grpc.MethodDesc{
 			method("Status", Server.Status),
 			method("Drain", Server.Drain),
+			method("Cache", Server.Cache),
+			method("Remove", Server.Remove),
 		},
 		Metadata: "sluice/v1/control",
 	}, s)
 }
 
-// method makes a gRPC method of one that takes nothing and returns what has a
-// JSON form.
-func method[T any](name string, call func(Server, context.Context) (T, error)) grpc.MethodDesc {
+// method makes a gRPC method of one that takes and returns what has a JSON
+// form. An empty message stands for the zero value.
+func method[Q, T any](name string, call func(Server, context.Context, Q) (T, error)) grpc.MethodDesc {
 	handler := func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-		in := new(emptypb.Empty)
+		in := new(wrapperspb.StringValue)
 		if err := decode(in); err != nil {
 			return nil, err
 		}
+		var request Q
+		if text := in.GetValue(); text != "" {
+			if err := json.Unmarshal([]byte(text), &request); err != nil {
+				return nil, status.Errorf(codes.InvalidArgument, "request of %s: %v", name, err)
+			}
+		}
 		answer := func(ctx context.Context, _ any) (any, error) {
-			report, err := call(srv.(Server), ctx)
+			report, err := call(srv.(Server), ctx, request)
 			if err != nil {
 				return nil, err
 			}

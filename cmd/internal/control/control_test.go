@@ -32,9 +32,25 @@ var report = control.StatusReport{
 // daemon answers, or refuses with err.
 type daemon struct{ err error }
 
-func (d daemon) Status(context.Context) (control.StatusReport, error) { return report, d.err }
-func (d daemon) Drain(context.Context) (control.DrainReport, error) {
+func (d daemon) Status(context.Context, control.Nothing) (control.StatusReport, error) {
+	return report, d.err
+}
+
+func (d daemon) Drain(context.Context, control.Nothing) (control.DrainReport, error) {
 	return control.DrainReport{Unmounted: 3}, d.err
+}
+
+func (d daemon) Cache(context.Context, control.Nothing) (control.CacheReport, error) {
+	return control.CacheReport{Cache: report.Cache}, d.err
+}
+
+// Remove says what it was asked for.
+func (d daemon) Remove(_ context.Context, in control.RemoveRequest) (control.RemoveReport, error) {
+	r := control.RemoveReport{Removed: in.Digests}
+	if in.Unused && in.OlderThan != nil {
+		r.Freed = int64(*in.OlderThan)
+	}
+	return r, d.err
 }
 
 func dial(t *testing.T, d daemon, options ...grpc.ServerOption) *control.Client {
@@ -74,7 +90,19 @@ func TestCalls(t *testing.T) {
 	if err != nil || drained.Unmounted != 3 {
 		t.Errorf("Drain: got %+v, %v", drained, err)
 	}
-	if want := []string{"/sluice.v1.Control/Status", "/sluice.v1.Control/Drain"}; !reflect.DeepEqual(called, want) {
+	cached, err := client.Cache(t.Context())
+	if err != nil || cached.Cache != report.Cache {
+		t.Errorf("Cache: got %+v, %v", cached, err)
+	}
+	day := 24 * time.Hour
+	removed, err := client.Remove(t.Context(), control.RemoveRequest{Digests: []string{"sha256:ab"}, Unused: true, OlderThan: &day})
+	if err != nil || removed.Freed != int64(day) || !reflect.DeepEqual(removed.Removed, []string{"sha256:ab"}) {
+		t.Errorf("Remove: got %+v, %v", removed, err)
+	}
+	want := []string{
+		"/sluice.v1.Control/Status", "/sluice.v1.Control/Drain", "/sluice.v1.Control/Cache", "/sluice.v1.Control/Remove",
+	}
+	if !reflect.DeepEqual(called, want) {
 		t.Errorf("interceptor saw %q, want %q", called, want)
 	}
 }

@@ -1,0 +1,171 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// shedBatch is how many bytes are taken away at a time: readers of the layer wait for it.
+const shedBatch = 16 << 20
+
+// ReadHeld is ReadAt if the data file has all chunks that have bytes of [off, off+len(p)), but those that kept names: ok says so. Until it
+// returns nothing is taken away.
+func (l *Layer) ReadHeld(p []byte, off int64, kept func(chunk int) bool) (n int, ok bool, err error) {
+	l.content.RLock()
+	defer l.content.RUnlock()
+	if !l.holds(off, int64(len(p)), kept) {
+		return 0, false, nil
+	}
+	n, err = l.data.ReadAt(p, off)
+	return n, true, err
+}
+
+// holds says whether a range can be read, and takes note of its use, where that matters. l.content is held.
+func (l *Layer) holds(off, size int64, kept func(chunk int) bool) bool {
+	complete, noting := l.Complete(), !l.store.Spacious()
+	if complete && !noting {
+		return true // without a look at the chunk table
+	}
+	for i := l.table.find(off); i < l.table.count && l.table.chunk(i).DataOffset-off < size; i++ {
+		if !complete && !isSet(l.presence.present, i) && !kept(i) {
+			return false
+		}
+		if noting && !isSet(l.recent, i) {
+			set(l.recent, i)
+		}
+	}
+	return true
+}
+
+// Pin keeps Shed from taking anything away until the function that it returns is called.
+func (l *Layer) Pin() (unpin func()) {
+	l.content.RLock()
+	defer l.content.RUnlock()
+	l.pins.Add(1)
+	return func() { l.pins.Add(-1) }
+}
+
+// Shed takes chunks from the disk, some want bytes of them, and returns how many it were: 0 where nothing can be taken. They are absent then,
+// and can be fetched again. Those that were not read since the last time, when the store was not spacious, go first. Nothing is taken of a
+// layer that was sealed, for a native mount may have it, nor of one whose chunks cannot be fetched one by one.
+func (l *Layer) Shed(want int64) (freed int64, err error) {
+	if l.sums != sha256Sums || !l.sealing.TryLock() {
+		return 0, nil
+	}
+	defer l.sealing.Unlock()
+	if l.sealed.Load() || l.doubtful {
+		return 0, nil
+	}
+	defer l.Trim()
+	for steps := 2 * l.table.count; steps > 0 && freed < want && err == nil; {
+		var batch []int
+		if batch, steps = l.sweep(min(want-freed, shedBatch), steps); len(batch) == 0 {
+			break
+		}
+		var n int64
+		n, err = l.discard(batch)
+		freed += n
+	}
+	if freed > 0 {
+		l.shed.Store(true)
+	}
+	if err != nil {
+		err = fmt.Errorf("take contents of layer %s from the disk: %w", l.digest, err)
+	}
+	return freed, err
+}
+
+// HasShed says whether something was taken away since the layer was opened.
+func (l *Layer) HasShed() bool { return l.shed.Load() }
+
+// sweep moves the hand of a clock over at most so many chunks: it passes over those that were read since it came by, and returns others, of
+// want bytes. l.sealing is held.
+func (l *Layer) sweep(want int64, steps int) (batch []int, left int) {
+	for ; steps > 0 && want > 0; steps-- {
+		i := l.hand
+		l.hand = (l.hand + 1) % l.table.count
+		if !isSet(l.presence.present, i) && !isSet(l.presence.claimed, i) || unset(l.recent, i) {
+			continue
+		}
+		batch = append(batch, i)
+		want -= l.table.chunk(i).onDisk()
+	}
+	return batch, steps
+}
+
+// discard makes chunks absent, and gives their blocks back. Of those that lie side by side, in the order of the table, the hole is one.
+func (l *Layer) discard(chunks []int) (freed int64, err error) {
+	l.content.Lock()
+	defer l.content.Unlock()
+	if l.pins.Load() > 0 {
+		return 0, nil
+	}
+	var begin, end int64
+	for _, i := range chunks {
+		if !l.forget(i) {
+			continue
+		}
+		c := l.table.chunk(i)
+		freed += c.onDisk()
+		if c.DataOffset != end {
+			err = errors.Join(err, l.punch(begin, end))
+			begin = c.DataOffset
+		}
+		end = c.DataOffset + c.Size
+	}
+	if err = errors.Join(err, l.punch(begin, end)); err != nil {
+		return 0, err // who knows; a look at the disk when the layer is closed corrects the charge
+	}
+	l.charge.drop(freed)
+	return freed, nil
+}
+
+// forget makes a chunk absent, if it was not.
+func (l *Layer) forget(i int) bool {
+	claimed := unset(l.presence.claimed, i)
+	present := isSet(l.presence.present, i)
+	l.unmark(i)
+	return claimed || present
+}
+
+func (l *Layer) punch(begin, end int64) error {
+	if begin >= end {
+		return nil
+	}
+	err := unix.Fallocate(int(l.data.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, begin, end-begin)
+	return os.NewSyscallError("fallocate", err)
+}
+
+// recount has the layer charged with what it takes on disk. Half-written chunks, those that a disk has lost, and blocks of the file system's
+// own make the difference. It waits for what is being stored.
+func (l *Layer) recount() {
+	l.content.Lock()
+	defer l.content.Unlock()
+	if n, err := dirUsage(l.dir); err == nil { // else it was removed, and is charged until it is closed
+		l.charge.set(n)
+	}
+}
+
+// Touch records that the layer is used now, for LastUse in this process and later ones.
+func (l *Layer) Touch() {
+	now := time.Now()
+	_ = os.Chtimes(filepath.Join(l.dir, chunksName), now, now) // the mtime of what never changes; without it other layers go first
+}
+
+// LastUse returns when Touch was called last, or the layer made. The error wraps fs.ErrNotExist if it was removed.
+func (l *Layer) LastUse() (time.Time, error) {
+	st, err := os.Stat(filepath.Join(l.dir, chunksName))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("last use of layer %s: %w", l.digest, err)
+	}
+	return st.ModTime(), nil
+}
+
+// AwaitRoom is that of the layer's store.
+func (l *Layer) AwaitRoom(ctx context.Context) error { return l.store.AwaitRoom(ctx) }
