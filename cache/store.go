@@ -76,6 +76,7 @@ func (s *Store) enter(d digest.Digest, tmp string) (l *Layer, isNew bool, err er
 	if err := s.publish(tmp, s.layerDir(d)); err != nil {
 		return nil, false, err
 	}
+	s.arrivals.add(d)
 	l, err = s.get(d)
 	return l, true, err
 }
@@ -112,6 +113,7 @@ func (s *Store) Remove(d digest.Digest) error {
 	}
 	s.mu.Lock()
 	delete(s.open, d)
+	s.arrivals.remove(d)
 	trash, err := s.discard(s.layerDir(d))
 	s.mu.Unlock()
 	if err == nil {
