@@ -75,6 +75,11 @@ func (r record) finish(dir string, table *tableWriter, present func(name string,
 		return fmt.Errorf("prefetch list has %d chunks, the layer has %d", r.PrefetchChunks, table.count)
 	}
 	r.ChunkBytes = table.size
+	if r.Sums == sha256Sums {
+		if err := createIndex(dir); err != nil {
+			return err
+		}
+	}
 	if err := present(filepath.Join(dir, presentName), table.count, r.Boot); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@
 //	meta.erofs  the metadata image: the layer's tree, with the place of each file in the address space
 //	chunks      the chunk table: for each chunk its place in the address space, its place in the blob and its digest
 //	data        the data file: the address space itself, sparse, filled chunk by chunk
+//	index       which chunks have a digest, to be found from other layers (see index.go); it may be missing
 //	present     the presence record: which chunks the data file holds
 //	layer.json  what the layer is, checksums of meta.erofs and chunks, the sum of the chunks' sizes, and whether it is sealed
 //	skeleton    what else the layer's tar has, until its digest is known (see skeleton.go); it may be missing
@@ -69,7 +70,9 @@ type Store struct {
 	session
 
 	budget   *budget
-	doubtful atomic.Bool   // some layer.json says sealed, wrongly: see clean.go
+	doubtful atomic.Bool // some layer.json says sealed, wrongly: see clean.go
+	noClone  atomic.Bool // the file system has nothing to share: see Sources
+	arrivals arrivals
 	hashing  chan struct{} // held while a chunk is hashed that nobody waits for: one at a time
 
 	mu       sync.Mutex

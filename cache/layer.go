@@ -44,6 +44,8 @@ type Layer struct {
 	refs   int // guarded by store.mu
 
 	table    table
+	index    lazyIndex // see Sources
+	origins  origins   // see Sources
 	presence presence
 	data     *os.File
 	direct   *os.File // the same, for direct reads; nil where there are none
@@ -144,7 +146,7 @@ func (l *Layer) Close() error {
 }
 
 func (l *Layer) free() error {
-	errs := []error{l.table.unmap(), l.presence.unmap()}
+	errs := []error{l.table.unmap(), l.presence.unmap(), l.index.unmap()}
 	for _, f := range []*os.File{l.data, l.direct, l.skeleton} {
 		if f != nil {
 			errs = append(errs, f.Close())

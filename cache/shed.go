@@ -19,15 +19,15 @@ const shedBatch = 16 << 20
 func (l *Layer) ReadHeld(p []byte, off int64, kept func(chunk int) bool) (n int, ok bool, err error) {
 	l.content.RLock()
 	defer l.content.RUnlock()
-	if !l.holds(off, int64(len(p)), kept) {
+	if !l.covers(off, int64(len(p)), kept) {
 		return 0, false, nil
 	}
 	n, err = l.data.ReadAt(p, off)
 	return n, true, err
 }
 
-// holds says whether a range can be read, and takes note of its use, where that matters. l.content is held.
-func (l *Layer) holds(off, size int64, kept func(chunk int) bool) bool {
+// covers says whether a range can be read, and takes note of its use, where that matters. l.content is held.
+func (l *Layer) covers(off, size int64, kept func(chunk int) bool) bool {
 	complete, noting := l.Complete(), !l.store.Spacious()
 	if complete && !noting {
 		return true // without a look at the chunk table

@@ -83,6 +83,7 @@ func (s *Store) enter(d digest.Digest, tmp string, c *charge) (l *Layer, isNew b
 	}
 	s.chargeOf(d).set(0) // of a damaged one
 	s.charges[d] = c
+	s.arrivals.add(d)
 	l, err = s.get(d)
 	return l, true, err
 }
@@ -148,6 +149,7 @@ func (s *Store) Remove(d digest.Digest) error {
 	delete(s.open, d)
 	c := s.chargeOf(d)
 	delete(s.charges, d)
+	s.arrivals.remove(d)
 	trash, err := s.discard(s.layerDir(d))
 	s.mu.Unlock()
 	if err == nil {

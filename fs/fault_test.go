@@ -225,7 +225,7 @@ func TestRestart(t *testing.T) {
 		}
 		for _, l := range []blob{a, b} {
 			src := r.source(l)
-			src.TOCDigest = l.tocDigest // as Source told before the restart
+			src.TOCDigest, src.Held = l.tocDigest, true // as Source told before the restart
 			compare(t, n.mountLayer(t, src), l.files)
 		}
 		if got := r.blobs.Load() + r.manifests.Load(); got != requests {

@@ -199,6 +199,7 @@ type FS struct {
 	images    underWay // whose layers are brought ahead of their turn
 	takings   takings
 	refused   refusals
+	rights    rights
 	programs  atomic.Int32 // that are seen to
 	commands  atomic.Int32 // of images
 

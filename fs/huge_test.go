@@ -48,7 +48,7 @@ func hugeChunks() map[int64][]byte {
 // storeHuge puts the layer into the node's store, whole, and returns what it is mounted by.
 func (n *node) storeHuge(t *testing.T) Source {
 	t.Helper()
-	src := Source{Ref: "localhost/test/huge:latest", Digest: digest.FromString("huge"), TOCDigest: digest.FromString("TOC"), Size: 1000}
+	src := Source{Ref: "localhost/test/huge:latest", Digest: digest.FromString("huge"), TOCDigest: digest.FromString("TOC"), Size: 1000, Held: true}
 	chunks := hugeChunks()
 	order := slices.Sorted(maps.Keys(chunks))
 	root := &metadata.Node{Mode: unix.S_IFDIR | 0o755, Children: map[string]*metadata.Node{

@@ -20,6 +20,7 @@ type Source struct {
 	Manifest  digest.Digest // of the image's manifest; "" if not known
 	TOCDigest digest.Digest // from a label; "" if not known
 	Size      int64         // bytes of the blob; 0 if not known
+	Held      bool          // a snapshot shows the layer for Ref already: its registry need not be asked whether it may
 
 	// What a plain layer is checked against: its diffID, or else the chain ID that it makes on top of the layers below, which
 	// have the chain ID Below; "" if there are none.
@@ -53,12 +54,17 @@ const bringTimeout = 30 * time.Second
 var errSlow = fmt.Errorf("the registry has not sent the layer's TOC within %s", bringTimeout)
 
 // Mount makes Path have an answer for src.Digest. It does nothing if it has one. It needs the network only for a layer
-// that the store does not have, or whose TOC digest src does not say. The error is ErrNotLazy if nothing has a TOC digest for it,
-// and it is no plain layer whose diffID src can tell. A plain layer is fetched as a whole, for as long as it takes.
+// that the store does not have, or whose TOC digest src does not say, or that was not read from src's repository for an hour (see rights.go). The
+// error is ErrNotLazy if nothing has a TOC digest for it, and it is no plain layer whose diffID src can tell, and ErrNoRight if the store has it
+// and src's registry does not let it be read. A plain layer is fetched as a whole, for as long as it takes.
 //
 // When ctx ends Mount returns, but mounting goes on, for others and for the next attempt.
 func (f *FS) Mount(ctx context.Context, src Source) error {
-	s, err := f.slotFor(ctx, src)
+	var s *slot
+	err := f.entitleStored(ctx, src)
+	if err == nil {
+		s, err = f.slotFor(ctx, src)
+	}
 	if err == nil {
 		select {
 		case <-s.ready:
@@ -79,8 +85,12 @@ func (f *FS) Mount(ctx context.Context, src Source) error {
 }
 
 // agree checks that src means the layer that is mounted: one blob has one TOC, and an image that names another must not
-// be given what a different image, from a registry that lies, has brought. Its repository is one more to fetch from.
+// be given what a different image, from a registry that lies, has brought; and that src's image may have it at all. Its repository is one more
+// to fetch from.
 func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
+	if err := f.entitle(ctx, src); err != nil {
+		return err
+	}
 	if m.src.plain() {
 		if err := src.prove(m.src.DiffID); err != nil {
 			return err
@@ -176,11 +186,13 @@ func (f *FS) unmount(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	if s == nil {
+		f.rights.forget(d)
 		return f.opts.Store.Remove(d)
 	}
 	defer f.leaving.Done()
 	err = f.dismantle(s.mounted)
 	err = errors.Join(err, f.opts.Store.Remove(d))
+	f.rights.forget(d)
 	f.vacate(s)
 	return err
 }

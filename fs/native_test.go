@@ -120,6 +120,7 @@ func (r *registry) complete(t *testing.T, l blob, root string, mode Mode) Source
 	n.settled(t, l)
 	n.close(t)
 	src.TOCDigest = l.tocDigest
+	src.Held = true // as a snapshot has it after a restart
 	return src
 }
 

@@ -92,7 +92,7 @@ func TestProof(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				src.TOCDigest = known.TOCDigest // as a snapshot has it recorded
+				src.TOCDigest, src.Held = known.TOCDigest, true // as a snapshot has it recorded
 				n.close(t)
 
 				r.fail.Store(500)
@@ -213,7 +213,7 @@ func TestProofOfOldLayer(t *testing.T) {
 	eventually(t, "native mount", func() bool { return n.Status()[0].Mount() == erofsNative })
 	n.close(t)
 
-	src.TOCDigest = l.tocDigest
+	src.TOCDigest, src.Held = l.tocDigest, true
 	r.fail.Store(500)
 	n = openNode(t, root, proving(EROFS, results))
 	n.retry = 1 // ns

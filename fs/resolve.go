@@ -34,7 +34,10 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		if err := st.Close(); err != nil {
 			return src, err
 		}
-		return src.has(info)
+		if src, err = src.has(info); err != nil {
+			return src, err
+		}
+		return src, f.entitle(ctx, src)
 	}
 	if !errors.Is(err, iofs.ErrNotExist) {
 		return src, err
@@ -50,7 +53,7 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	if src.plain() {
 		return src, nil
 	}
-	return src, f.share(ctx, src.Digest, func(ctx context.Context) error {
+	err = f.share(ctx, src.Digest, func(ctx context.Context) error {
 		if found, err := f.stored(src.Digest); found || err != nil { // since the look above
 			return err
 		}
@@ -60,6 +63,10 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		}
 		return err
 	})
+	if err != nil {
+		return src, err
+	}
+	return src, f.entitle(ctx, src) // it may be another image that has brought it
 }
 
 // stored says whether the store has a layer.
@@ -95,7 +102,7 @@ func (f *FS) create(ctx context.Context, src Source) error {
 
 // open opens the layer, without the network if the store has it.
 func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
-	places := new(sources)
+	places := f.newSources(src.Digest)
 	if err := f.addSource(places, src); err != nil {
 		return nil, err
 	}

@@ -4,16 +4,22 @@ import (
 	"context"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 )
 
 // share has bring run once for all who want the same layer in the store at the same time. Each of them waits until its own ctx ends; bring
 // goes on then, for the others and the next attempt, and ends with the FS.
 func (f *FS) share(ctx context.Context, d digest.Digest, bring func(context.Context) error) error {
-	result := f.opening.DoChan(d.String(), func() (any, error) {
+	return f.once(ctx, &f.opening, d.String(), bring)
+}
+
+// once has do run once for all who want the same of g at the same time, as share does.
+func (f *FS) once(ctx context.Context, g *singleflight.Group, key string, do func(context.Context) error) error {
+	result := g.DoChan(key, func() (any, error) {
 		err, over := errClosed, make(chan struct{})
 		_, ok := f.tasks.start(ctx, func(ctx context.Context) {
 			defer close(over)
-			err = bring(ctx)
+			err = do(ctx)
 		})
 		if ok {
 			<-over

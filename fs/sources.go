@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/remote"
 )
@@ -17,6 +19,8 @@ const maxSources = 16
 // sources is the blob of a mounted layer, in each of the repositories that images have named for it: when one fails, the
 // next is asked, and from then on first.
 type sources struct {
+	granted func(repository string) // told where bytes came from
+
 	mu   sync.Mutex
 	list []source // best first
 	last *remote.Blob
@@ -25,6 +29,11 @@ type sources struct {
 type source struct {
 	ref  string
 	blob *remote.Blob
+}
+
+// newSources has no place yet to fetch a layer from.
+func (f *FS) newSources(d digest.Digest) *sources {
+	return &sources{granted: func(repository string) { f.rights.grant(d, repository) }}
 }
 
 // add takes one more place, to be asked after those that are known.
@@ -46,6 +55,9 @@ func (s *sources) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser
 		rc, err := o.blob.ReadRange(ctx, off, size)
 		if err == nil {
 			s.prefer(o)
+			if repository, err := repositoryOf(o.ref); err == nil {
+				s.granted(repository)
+			}
 			return rc, nil
 		}
 		errs = append(errs, err)

@@ -86,6 +86,9 @@ func (f *FS) bringWhole(ctx context.Context, src Source) (Source, error) {
 	if err := f.ensure(ctx, src); err != nil {
 		return src, err
 	}
+	if err := f.entitle(ctx, src); err != nil { // it may be another image that has brought it
+		return src, err
+	}
 	st, err := f.opts.Store.Get(src.Digest)
 	if err != nil {
 		return src, err
@@ -106,7 +109,7 @@ func (f *FS) ensure(ctx context.Context, src Source) error {
 		if err := f.refused.find(src.Digest); err != nil {
 			return err
 		}
-		places := new(sources)
+		places := f.newSources(src.Digest)
 		if err := f.addSource(places, src); err != nil {
 			return err
 		}

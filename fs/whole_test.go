@@ -76,7 +76,7 @@ func TestPlain(t *testing.T) {
 
 		// After a restart it is there without the registry.
 		n = openNode(t, root, Options{Mode: mode})
-		again := Source{Ref: r.ref, Digest: l.digest, Manifest: r.manifest, DiffID: diffID}
+		again := Source{Ref: r.ref, Digest: l.digest, Manifest: r.manifest, DiffID: diffID, Held: true}
 		if path = n.mountLayer(t, again); n.Status()[0].Mount() != want {
 			t.Errorf("status after a restart is %+v", n.Status()[0])
 		}
@@ -284,7 +284,7 @@ func TestPlainMends(t *testing.T) {
 		n = openNode(t, root, Options{Mode: mode})
 		n.settling = 0
 		r.stall()
-		src := Source{Ref: r.ref, Digest: l.digest, Manifest: r.manifest, DiffID: diffID}
+		src := Source{Ref: r.ref, Digest: l.digest, Manifest: r.manifest, DiffID: diffID, Held: true}
 		if err := n.Mount(ctx, src); err != nil {
 			t.Fatal(err)
 		}

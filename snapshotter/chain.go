@@ -54,7 +54,7 @@ func (s snapshot) source() fs.Source {
 	if err != nil {
 		return fs.Source{Ref: s.info.Labels[referenceLabel]}
 	}
-	src.Chain, src.Below = s.chain, s.below
+	src.Chain, src.Below, src.Held = s.chain, s.below, true
 	return src
 }
 

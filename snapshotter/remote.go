@@ -113,7 +113,8 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 // namespace, or from another pull that was faster. If its layer could not be
 // mounted after a restart, this is when the registry is likely to be there:
 // that of the image it came from, or of the one that it is wanted for now. One
-// that has turned out to be another than its name says is not adopted.
+// that has turned out to be another than its name says is not adopted, nor one
+// whose layer the registry of the image that wants it does not let it have.
 func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer) (bool, error) {
 	var (
 		snap  snapshot
@@ -134,6 +135,9 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer)
 	if o.err == nil && o.src.Digest == snap.source().Digest {
 		// One more repository to fetch from, or the only one that is left.
 		mounted := s.mount(ctx, o.src)
+		if errors.Is(mounted, fs.ErrNoRight) { // the snapshot is for those who could make it
+			return false, mounted
+		}
 		if err != nil && mounted == nil {
 			mounted = s.relabel(ctx, snap.info, o)
 		}

@@ -32,6 +32,7 @@ type metrics struct {
 	prepare        prometheus.Histogram
 	proofs         *prometheus.CounterVec // result
 	evictedBytes   prometheus.Counter
+	dedup          prometheus.Counter
 }
 
 // seconds reach from a read of the data file to a registry that makes one wait.
@@ -49,9 +50,10 @@ func newMetrics() *metrics {
 		verifyFailures: counter("verify_failures_total", "Chunks that did not have their digest, by the host that sent them.", "host"),
 		proofs:         counter("proofs_total", "Lazy layers that were compared, as a whole, with what their images say: proven, or refused.", "result"),
 		evictedBytes:   counter("cache_evicted_bytes_total", "Bytes that were taken from the disk for want of room.").WithLabelValues(),
+		dedup:          counter("dedup_bytes_total", "Uncompressed bytes of chunks that were copied from other layers of the store, and not fetched.").WithLabelValues(),
 		prepare:        histogram("prepare_seconds", "Duration of Prepare calls.").WithLabelValues().(prometheus.Histogram),
 	}
-	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare, m.proofs, m.evictedBytes,
+	m.registry.MustRegister(m.fetchBytes, m.fetchRequests, m.fetchSeconds, m.startSeconds, m.reads, m.readWait, m.verifyFailures, m.prepare, m.proofs, m.evictedBytes, m.dedup,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	m.zero()
 	return m
@@ -93,6 +95,7 @@ func (m *metrics) observer() layer.Observer {
 		ReadWait:      func(d time.Duration) { m.readWait.Observe(d.Seconds()) },
 		VerifyFailure: func(host string) { m.verifyFailures.WithLabelValues(host).Inc() },
 		Fetched:       m.fetched,
+		Copied:        func(bytes int64) { m.dedup.Add(float64(bytes)) },
 	}
 }
 

@@ -40,8 +40,9 @@ type bulk struct {
 	first    func()     // once; nil if nobody wants to know
 	told     atomic.Bool
 
-	next    int  // chunks before it were seen to
-	patient bool // in lulls, as the scheduler knows them
+	next    int   // chunks before it were seen to
+	local   []int // those that are copied, in order
+	patient bool  // in lulls, as the scheduler knows them
 }
 
 // Prefetch fetches the layer's prefetch list. It returns when all of it is in the store, or with the first error. If not nil,
@@ -123,6 +124,9 @@ func (b *bulk) measure(ctx context.Context) bool {
 	var sum, gaps int64    // of what is wanted, and of what lies in between and would be read over
 	var last cache.Chunk
 	first := b.end
+	from := b.l.store.Sources()
+	defer b.l.endCopies(from)
+	b.local = nil
 	for i := range b.end {
 		if !b.listed.Has(i) {
 			continue
@@ -135,7 +139,11 @@ func (b *bulk) measure(ctx context.Context) bool {
 			continue
 		}
 		first = min(first, i)
-		if c := b.l.store.Chunk(i); first == i || c.BlobOffset != last.BlobOffset {
+		if b.l.copies(from, i) {
+			b.local = append(b.local, i)
+			continue
+		}
+		if c := b.l.store.Chunk(i); sum == 0 || c.BlobOffset != last.BlobOffset {
 			if gap := c.BlobOffset - last.BlobOffset - last.BlobSize; sum > 0 && gap <= smallPrefetchBridge {
 				gaps += gap
 			}
@@ -156,6 +164,9 @@ func (b *bulk) measure(ctx context.Context) bool {
 			b.bounds.bridge = smallPrefetchBridge
 		}
 	}
+	if len(b.local) > 0 {
+		b.bounds.bridge = copyBridge
+	}
 	return first < b.end
 }
 
@@ -175,6 +186,9 @@ func (l *Layer) moment() int64 {
 // layers they have, and after an error only waits for what is under way if nothing may be tried again.
 func (b *bulk) pass(ctx context.Context) error {
 	g, going := errgroup.WithContext(ctx)
+	if len(b.local) > 0 {
+		g.Go(func() error { return b.copy(ctx, going) })
+	}
 	for going.Err() == nil {
 		if b.failures.wait(going) != nil || b.room(going) != nil || !b.wanted() {
 			break
@@ -276,11 +290,11 @@ func (b *bulk) pick(ctx context.Context, memory int64) *flight {
 
 // ahead returns the chunks that are to be fetched next.
 func (b *bulk) ahead(memory int64) (s span) {
-	for b.next < b.end && (!b.listed.Has(b.next) || b.l.store.Has(b.next) || b.l.inFlight(b.next) != nil) {
+	for b.next < b.end && (!b.listed.Has(b.next) || b.l.store.Has(b.next) || b.copies(b.next) || b.l.inFlight(b.next) != nil) {
 		b.next++
 	}
 	for i := b.next; i < b.end; i++ {
-		if !b.listed.Has(i) || b.l.store.Has(i) {
+		if !b.listed.Has(i) || b.l.store.Has(i) || b.copies(i) {
 			continue
 		}
 		longer := s

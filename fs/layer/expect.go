@@ -47,22 +47,13 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 	if off < 0 || off > l.store.Info().DataSize {
 		return 0, io.EOF
 	}
-	r := new(read) // which needs nothing that is not stored
-	waits := l.expect(l.chunks([]Extent{{off, int64(len(p))}}), Demand, r)
-	defer l.part(r, waits)
-	for _, chunk := range waits {
-		select {
-		case <-chunk.done:
-			if chunk.err != nil {
-				return 0, l.wrap("read what is expected of", chunk.err)
-			}
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-l.life.Done():
-			return 0, l.wrap("read what is expected of", ErrClosed)
+	for again := true; again; {
+		var err error
+		if again, err = l.awaitExpected(ctx, Extent{off, int64(len(p))}); err != nil {
+			return 0, err
 		}
 	}
-	n, held, err := l.store.ReadHeld(p, off, r.kept.has)
+	n, held, err := l.store.ReadHeld(p, off, keptPieces(nil).has)
 	if !held { // only who reads it was given it, or it was taken away again
 		return 0, l.wrap("read what is expected of", cache.ErrNotStored)
 	}
@@ -70,6 +61,30 @@ func (l *Layer) ReadExpected(ctx context.Context, p []byte, off int64) (int, err
 		err = l.wrapAt("read", off+int64(n), err)
 	}
 	return n, err
+}
+
+// awaitExpected waits for what Expect would fetch. again says that some of it could not be copied, and has to be fetched.
+func (l *Layer) awaitExpected(ctx context.Context, e Extent) (again bool, err error) {
+	r := new(read) // which needs nothing that is not stored
+	waits := l.expect(l.chunks([]Extent{e}), Demand, r)
+	defer l.part(r, waits)
+	for _, chunk := range waits {
+		select {
+		case <-chunk.done:
+			if errors.Is(chunk.err, cache.ErrNoCopy) {
+				again = true
+				continue
+			}
+			if chunk.err != nil {
+				return false, l.wrap("read what is expected of", chunk.err)
+			}
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-l.life.Done():
+			return false, l.wrap("read what is expected of", ErrClosed)
+		}
+	}
+	return again, nil
 }
 
 // chunks lists those of extents, in order.
@@ -93,9 +108,10 @@ func (l *Layer) chunks(extents []Extent) (chunks []int) {
 // it parts.
 func (l *Layer) expect(chunks []int, priority Priority, r *read) []*pending {
 	chunks = slices.DeleteFunc(chunks, l.store.Has) // without the lock: it may have to hash them
+	local := l.locals(chunks)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bring(slices.Clone(chunks), priority)
+	l.bring(slices.Clone(chunks), local, priority)
 	var waits []*pending
 	for _, i := range chunks {
 		p := l.pending[i]
@@ -111,9 +127,11 @@ func (l *Layer) expect(chunks []int, priority Priority, r *read) []*pending {
 }
 
 // bring begins to fetch those of chunks, in order, that are neither there nor under way. Ranges of the priority Demand go before others as
-// if a reader waited, whether one comes or not, but none has to put up with their errors. l.mu is held.
-func (l *Layer) bring(chunks []int, priority Priority) {
-	for _, s := range l.spans(l.free(chunks), bounds{aheadRange, bridge}) {
+// if a reader waited, whether one comes or not, but none has to put up with their errors. Those that are local are copied. l.mu is held.
+func (l *Layer) bring(chunks, local []int, priority Priority) {
+	here, missing := split(l.free(chunks), local)
+	l.copyFor(here, priority)
+	for _, s := range l.spans(missing, bounds{aheadRange, bridgeBeside(here)}) {
 		f := l.launch(l.life, s, Prefetch)
 		if priority == Demand {
 			f.wait()

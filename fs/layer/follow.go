@@ -171,7 +171,8 @@ func (l *Layer) fetchAhead(c *cursor) {
 			chunks = append(chunks, c.front)
 		}
 	}
+	local := l.locals(chunks)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.bring(chunks, Prefetch)
+	l.bring(chunks, local, Prefetch)
 }

@@ -87,9 +87,10 @@ type Layer struct {
 
 	foreseen atomic.Bool // see Foreseen
 
-	mu      sync.Mutex
-	pending map[int]*pending // chunks in flight
-	lastErr error
+	mu       sync.Mutex
+	pending  map[int]*pending // chunks in flight
+	lastErr  error
+	uncopied map[int]bool // chunks that other layers seemed to have
 }
 
 // Status is the state of a layer at one moment.
@@ -116,6 +117,7 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer, came extras) *
 		stored:    make(chan struct{}),
 		listed:    toc.ParseListed(info.PrefetchListed, info.PrefetchChunks),
 		pending:   make(map[int]*pending),
+		uncopied:  make(map[int]bool),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	l.keep(came)

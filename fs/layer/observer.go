@@ -17,6 +17,7 @@ type Observer struct {
 	ReadWait      func(time.Duration) // what a read waited for missing chunks, whether it got them or not
 	VerifyFailure func(host string)   // the host sent bytes that are not the chunk's
 	Fetched       func(Range)         // after each range
+	Copied        func(bytes int64)   // after each chunk that came from another layer of the store, with its uncompressed bytes
 	Error         func(error)         // Fill met an error: it goes on, and will try again
 }
 
@@ -54,6 +55,12 @@ func (o Observer) verifyFailure(host string) {
 func (o Observer) fetched(r Range) {
 	if o.Fetched != nil {
 		o.Fetched(r)
+	}
+}
+
+func (o Observer) copied(bytes int64) {
+	if o.Copied != nil {
+		o.Copied(bytes)
 	}
 }
 

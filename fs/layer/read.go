@@ -162,10 +162,13 @@ func (l *Layer) missing(r *read, chunk int) bool {
 // join registers r with all chunks of [first, end) that are missing, and starts the flights that this takes.
 func (l *Layer) join(r *read, first, end int) []*pending {
 	chunks := l.wanted(first, end) // without the lock: it may have to hash what was stored before a reboot
+	local := l.locals(chunks)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	chunks = slices.DeleteFunc(l.free(chunks), r.kept.has)
-	for _, s := range l.spans(chunks, bounds{demandRange, bridge}) {
+	here, chunks := split(chunks, local)
+	l.copyAround(here, first, end)
+	for _, s := range l.spans(chunks, bounds{demandRange, bridgeBeside(here)}) {
 		if s.chunks[0] >= end || s.chunks[len(s.chunks)-1] < first {
 			continue // what was asked for is in flight already, and read-ahead alone is no reason for a range
 		}

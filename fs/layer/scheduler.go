@@ -43,7 +43,8 @@ type SchedulerOptions struct {
 // pauses of a program that reads now and again either, for ten seconds or so. Within a priority images take turns. BackgroundLimit and BackgroundPressure
 // hold background alone, and only ranges that have not begun: no reader ever waits for them.
 // A range whose registry is silent lends its place and what memory it does not use (lend.go), so that others do not wait for it.
-// The prefetch lists that come along with TOCs (head.go) have no place: 4 MiB of them at most, or an eighth of the memory limit, beside it.
+// The prefetch lists that come along with TOCs (head.go) have no place: 4 MiB of them at most, or an eighth of the memory limit, beside it. So
+// do chunks that are copied from other layers (reuse.go), another eighth, and what alone is larger when no other is copied.
 // A range that alone exceeds the memory limit is admitted when nothing else is under way.
 type Scheduler struct {
 	limit   int64
@@ -54,6 +55,7 @@ type Scheduler struct {
 	layouts *gate // TOCs that are made into metadata images, and tails
 	tails   budget
 	heads   budget
+	copying *gate         // chunks that are copied from other layers
 	proofs  chan struct{} // held while a layer is hashed as a whole: one at a time
 	heap    heap
 }
@@ -94,8 +96,12 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			places: [priorities]int{Background: 1, Prefetch: cores, Demand: cores},
 			bytes:  [priorities]int64{m, m, m},
 		},
-		tails:  budget{left: o.TailMemory},
-		heads:  budget{left: min(headMemory, m/8)},
+		tails: budget{left: o.TailMemory},
+		heads: budget{left: min(headMemory, m/8)},
+		copying: &gate{
+			places: [priorities]int{Background: max(1, cores/2), Prefetch: cores, Demand: 2 * cores},
+			bytes:  [priorities]int64{m / copyShare / 2, m / copyShare, m / copyShare},
+		},
 		proofs: make(chan struct{}, 1),
 		heap:   heap{free: debug.FreeOSMemory},
 	}

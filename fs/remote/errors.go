@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -35,6 +36,21 @@ type Error struct {
 func (e *Error) Temporary() bool { return e.temporary }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Refused reports whether err says that every host which was asked has answered that it has no such thing, or none for us: 401, 403 or 404.
+func Refused(err error) bool {
+	if e, ok := err.(*Error); ok { //nolint:errorlint // what it wraps is its cause
+		return e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden || e.Status == http.StatusNotFound
+	}
+	switch e := err.(type) { //nolint:errorlint // it goes down by itself
+	case interface{ Unwrap() []error }:
+		errs := e.Unwrap()
+		return len(errs) > 0 && !slices.ContainsFunc(errs, func(err error) bool { return !Refused(err) })
+	case interface{ Unwrap() error }:
+		return Refused(e.Unwrap())
+	}
+	return false
+}
 
 func (e *Error) Error() string {
 	var b strings.Builder

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 )
@@ -16,7 +17,9 @@ const tokenPath = "/token"
 // TokenOptions of the token flow (https://distribution.github.io/distribution/spec/auth/token/).
 type TokenOptions struct {
 	User, Secret string        // asked for as basic authentication at the token server; "" means anyone gets a token
-	TTL          time.Duration // of a token; 0 means until ExpireTokens
+	// Tenants are more users, with their secrets, who get tokens for the repositories below their own names only.
+	Tenants map[string]string
+	TTL     time.Duration // of a token; 0 means until ExpireTokens
 }
 
 // auth is a token server and the check of its tokens; the zero value lets everyone in.
@@ -64,14 +67,16 @@ func (a *auth) serve(x *exchange, r *http.Request) bool {
 	if x.answered() {
 		return true
 	}
-	if user, secret, _ := r.BasicAuth(); o.User != "" && (!same(user, o.User) || !same(secret, o.Secret)) {
+	scope := r.FormValue("scope")
+	user, secret, _ := r.BasicAuth()
+	if !o.knows(user, secret, scope) {
 		http.Error(x, "wrong user or secret", http.StatusUnauthorized)
 		return true
 	}
 	// POST is OAuth2 (docker's "identity token" form), GET the older one; both name the scope the same way.
 	token := rand.Text()
 	a.mu.Lock()
-	a.tokens[token] = o.grant(r.FormValue("scope"))
+	a.tokens[token] = o.grant(scope)
 	a.mu.Unlock()
 	x.Header().Set("Content-Type", "application/json")
 	reply := map[string]any{"token": token, "access_token": token}
@@ -80,6 +85,15 @@ func (a *auth) serve(x *exchange, r *http.Request) bool {
 	}
 	_ = json.NewEncoder(x).Encode(reply) // the client left
 	return true
+}
+
+// knows says whether a user gets a token for a scope.
+func (o *TokenOptions) knows(user, secret, scope string) bool {
+	if own, ok := o.Tenants[user]; ok {
+		m := scopeParts.FindStringSubmatch(scope)
+		return same(secret, own) && (m == nil || strings.HasPrefix(m[1], user+"/"))
+	}
+	return o.User == "" && o.Tenants == nil || o.User != "" && same(user, o.User) && same(secret, o.Secret)
 }
 
 func (o *TokenOptions) grant(scope string) grant {
