@@ -90,7 +90,8 @@ func (f *FS) proves(m *mounted) bool {
 // prove computes the diffID of a complete layer, and compares it with what images claim. The error is ErrRefused if none of them is
 // right: then the layer is not to be read any more. Where some are, the snapshots of the others are not mounted any more.
 func (f *FS) prove(ctx context.Context, m *mounted) error {
-	d, err := m.shown.layer.Prove(ctx, m.proof.right)
+	proof, err := m.shown.layer.Prove(ctx, m.proof.right)
+	d := proof.DiffID
 	switch {
 	case d == "":
 		return err
@@ -99,7 +100,7 @@ func (f *FS) prove(ctx context.Context, m *mounted) error {
 	}
 	right, wrong := m.proof.settle(d)
 	for _, src := range wrong {
-		m.shown.logger.WithField("image", src.Ref).WithError(src.prove(d)).
+		m.shown.logger.WithField("image", src.Ref).WithError(errors.Join(proof.Why, src.prove(d))).
 			Error("an image claims that a layer is another one than it is: it is not mounted for this image any more")
 	}
 	f.opts.Proved(len(wrong) == 0)
@@ -123,7 +124,7 @@ func (f *FS) Contradicted(src Source) error {
 // name is a diffID as messages say it.
 func name(diffID digest.Digest) string {
 	if diffID == layer.NoDiffID {
-		return "none, as its blob is not what its TOC says"
+		return "none, as its TOC is not that of its tar"
 	}
 	return diffID.String()
 }

@@ -55,6 +55,7 @@ type Scheduler struct {
 	tails   budget
 	heads   budget
 	proofs  chan struct{} // held while a layer is hashed as a whole: one at a time
+	trees   chan struct{} // held while the whole tree of a layer's tar is in memory: one at a time
 	heap    heap
 }
 
@@ -97,6 +98,7 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 		tails:  budget{left: o.TailMemory},
 		heads:  budget{left: min(headMemory, m/8)},
 		proofs: make(chan struct{}, 1),
+		trees:  make(chan struct{}, 1),
 		heap:   heap{free: debug.FreeOSMemory},
 	}
 	s.pilot.steer = s.ranges.steer
