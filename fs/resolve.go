@@ -34,7 +34,10 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		if err := st.Close(); err != nil {
 			return src, err
 		}
-		return src.has(info)
+		if src, err = src.has(info); err != nil {
+			return src, err
+		}
+		return src, f.remembered(src)
 	}
 	if !errors.Is(err, iofs.ErrNotExist) {
 		return src, err
@@ -49,6 +52,9 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	}
 	if src.plain() {
 		return src, nil
+	}
+	if err := f.remembered(src); err != nil {
+		return src, err
 	}
 	return src, f.share(ctx, src.Digest, func(ctx context.Context) error {
 		if found, err := f.stored(src.Digest); found || err != nil { // since the look above
@@ -116,7 +122,7 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 		PrefetchSize:   src.begins,
 		Whole:          src.whole,
 		External:       func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
-		Skeleton:       f.opts.ProveOf(src.Ref),
+		Skeleton:       f.opts.ProveOf(src.Ref) || f.opts.Untrusted(src.Ref),
 		Sparse:         !f.opts.BackgroundOf(src.Ref),
 		Observer:       f.observer(ctx, src),
 	})

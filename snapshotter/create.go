@@ -26,7 +26,9 @@ import (
 // it is a plain one, and for a container's snapshot, at most
 // fs.Options.PrefetchTimeout, until the prefetch lists of its layers are on
 // disk. Errors: ErrNotFound (parent), ErrAlreadyExists (key, or the layer was
-// taken), ErrUnavailable (a layer of the chain cannot be mounted).
+// taken), ErrUnavailable (a layer of the chain cannot be mounted),
+// ErrFailedPrecondition (the layer is not what its image claims, which is not
+// trusted).
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	info, err := gather(opts)
 	if err != nil {
@@ -42,6 +44,8 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		return nil, fmt.Errorf("prepare %q: target %q: %w", key, target, errdefs.ErrAlreadyExists)
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("prepare %q: target %q: %w", key, target, err)
+	case errors.Is(err, fs.ErrUntrusted):
+		return nil, fmt.Errorf("prepare %q: target %q: %w: %w", key, target, errdefs.ErrFailedPrecondition, err)
 	}
 	logFallback(ctx, target, info.Labels, err)
 	return s.create(ctx, creation{kind: snapshots.KindActive, key: key, parent: parent, info: info})

@@ -69,6 +69,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),
 		BackgroundOf:    c.Fetch.background,
 		ProveOf:         c.Fetch.proves,
+		Untrusted:       c.Fetch.distrusts,
 		Proved:          m.proved,
 		Observer:        m.observer(),
 		Resolved:        m.resolved,
