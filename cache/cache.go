@@ -10,6 +10,8 @@
 //	layer.json  what the layer is, checksums of meta.erofs and chunks, the sum of the chunks' sizes, and whether it is sealed
 //	skeleton    what else the layer's tar has, until its digest is known (see skeleton.go); it may be missing
 //
+// Beside these folders refused.json remembers layers that were not what images claimed (see refusals.go).
+//
 // There are two kinds of layers. Those that Create makes come chunk by chunk, and what is lost of them is fetched again. Those that
 // Fill makes are there as a whole from the beginning, checked by whoever gave them, and come again as a whole.
 //
@@ -70,6 +72,7 @@ type Store struct {
 	session
 
 	budget   *budget
+	refusals refusals
 	doubtful atomic.Bool // some layer.json says sealed, wrongly: see clean.go
 	noClone  atomic.Bool // the file system has nothing to share: see Sources
 	arrivals arrivals

@@ -138,7 +138,7 @@ func (f *FS) byUse() []*mounted {
 
 // evict removes a layer that nobody has, if it was not used just now.
 func (f *FS) evict(ctx context.Context, m *mounted) {
-	if m.ways.held() || m.used.since() < f.grace {
+	if m.ways.held() || m.used.since() < f.grace || !m.appears.is() { // what does not appear is being proven
 		return
 	}
 	bytes, err := f.removeIdle(ctx, m)
@@ -166,6 +166,7 @@ func (f *FS) removeIdle(ctx context.Context, m *mounted) (bytes int64, err error
 	}
 	bytes, err = m.shown.layer.Store().Usage()
 	err = errors.Join(err, f.dismantle(m), unmount(), f.opts.Store.Remove(m.src.Digest))
+	f.rights.forget(m.src.Digest)
 	f.vacate(s)
 	return bytes, err
 }

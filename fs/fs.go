@@ -14,7 +14,8 @@
 //   - way: one of these folders for a layer. Path gives the best one of the moment.
 //   - mounted: a layer that Path has an answer for.
 //   - proof: a lazy layer is mounted on the word of its TOC. Once it is complete its diffID is computed, and compared with what images claim
-//     that it is. Before that it gets no native mount, for only what goes through this process can be stopped.
+//     that it is. Before that it gets no native mount, for only what goes through this process can be stopped. For images that are not
+//     trusted it comes before the first mount.
 //   - plain layer: one without a TOC. It is in the store as a whole before it is mounted (package fs/plain), and its diffID was
 //     checked: it is only given to who can say which one it has to have.
 //
@@ -99,7 +100,8 @@ type Options struct {
 	Background      bool                  // fetch all of a layer once it is mounted, not only what is read
 	BackgroundOf    func(ref string) bool // Background for an image, by which its layers go that it is the first to mount; nil means all alike
 	ProveOf         func(ref string) bool // prove what has come of an image by TOCs, once it is complete; nil means never
-	Proved          func(right bool)      // told what became of it; may be nil
+	Untrusted       func(ref string) bool // fetch layers of an image as a whole and prove them before they are mounted; nil means never
+	Proved          func(right bool)      // told what became of a proof; may be nil
 	PrefetchTimeout time.Duration         // how long Wait waits at most; 0 means 10 s
 	ReadAheadKiB    int                   // KiB that the kernel reads ahead in mounts of what is there; 0 means 2048
 	Observer        layer.Observer
@@ -134,6 +136,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Evicted == nil {
 		o.Evicted = func(int64) {}
+	}
+	if o.Untrusted == nil {
+		o.Untrusted = func(string) bool { return false }
 	}
 	if o.Proved == nil {
 		o.Proved = func(bool) {}
@@ -195,6 +200,7 @@ type FS struct {
 	manifests manifests
 	external  manifests          // of images of TOCs, by the manifests of the images that they are for
 	opening   singleflight.Group // by layer digest: what brings a layer into the store
+	proving   singleflight.Group // by layer digest: proofs that somebody waits for
 	ahead     ahead
 	images    underWay // whose layers are brought ahead of their turn
 	takings   takings

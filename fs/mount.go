@@ -40,6 +40,7 @@ type mounted struct {
 	places  *sources // of all images it was mounted for
 	shown   *shown
 	proof   proof
+	appears appearance
 	ways    ways
 	used    use
 	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
@@ -58,8 +59,17 @@ var errSlow = fmt.Errorf("the registry has not sent the layer's TOC within %s", 
 // error is ErrNotLazy if nothing has a TOC digest for it, and it is no plain layer whose diffID src can tell, and ErrNoRight if the store has it
 // and src's registry does not let it be read. A plain layer is fetched as a whole, for as long as it takes.
 //
+// A layer of an image that Options.Untrusted names is fetched as a whole and proven before. The error wraps ErrRefused if the layer is known
+// not to be what src means, and then ErrUntrusted too if src is not trusted.
+//
 // When ctx ends Mount returns, but mounting goes on, for others and for the next attempt.
-func (f *FS) Mount(ctx context.Context, src Source) error {
+func (f *FS) Mount(ctx context.Context, src Source) error { return f.mountFor(ctx, src, true) }
+
+// MountAgain is Mount for a layer that was mounted for src before, by an earlier process. It does not wait for proofs: where one is needed
+// first it begins, and the error says so.
+func (f *FS) MountAgain(ctx context.Context, src Source) error { return f.mountFor(ctx, src, false) }
+
+func (f *FS) mountFor(ctx context.Context, src Source, wait bool) error {
 	var s *slot
 	err := f.entitleStored(ctx, src)
 	if err == nil {
@@ -72,11 +82,17 @@ func (f *FS) Mount(ctx context.Context, src Source) error {
 				err = f.agree(ctx, src, s.mounted)
 			}
 			if err == nil {
+				err = f.admit(ctx, src, s.mounted, wait)
+			}
+			if err == nil {
 				f.pulled(src, s.mounted.shown)
 			}
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}
+	}
+	if errors.Is(err, ErrRefused) && f.opts.Untrusted(src.Ref) {
+		err = fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
 	if err != nil {
 		return fmt.Errorf("mount layer %s of %s: %w", src.Digest, src.Ref, err)
@@ -108,6 +124,9 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
 	if src, err = src.with(m.src.TOCDigest, m.src.Size); err != nil {
 		return err
 	}
+	if err := f.remembered(src); err != nil {
+		return err
+	}
 	if err := m.proof.claim(src); err != nil {
 		return err
 	}
@@ -121,6 +140,9 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
 // error is fs.ErrNotExist if the layer is not mounted.
 func (f *FS) Source(d digest.Digest) (Source, error) {
 	m, err := f.lookup(d)
+	if err == nil && !m.appears.is() {
+		err = errNotMounted
+	}
 	if err != nil {
 		return Source{}, fmt.Errorf("source of layer %s: %w", d, err)
 	}
@@ -128,7 +150,7 @@ func (f *FS) Source(d digest.Digest) (Source, error) {
 	return m.src, nil
 }
 
-// mount opens the layer, shows it, mounts it and starts to fetch it.
+// mount opens the layer, shows it, mounts it and starts to fetch it; for an image that is not trusted it only opens it.
 func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	began := time.Now()
 	bringing, cancel := context.WithTimeoutCause(ctx, f.patience, errSlow)
@@ -153,19 +175,20 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	m := &mounted{src: src, places: l.places, shown: sh, fetched: make(chan struct{}), ended: make(chan struct{})}
+	m.proof.turn = make(chan struct{}, 1)
 	m.ways.unmount, m.ways.standing, m.ways.logger = f.unmountWay, f.standing, sh.logger
 	m.ways.remount = func(w way) error { return f.remount(context.WithoutCancel(ctx), m, w) }
 	m.proof.diffID = l.Store().Info().DiffID
 	if err := m.proof.claim(src); err != nil { // it was found out just now
 		return nil, errors.Join(err, sh.close())
 	}
-	f.server.show(sh)
-	if err := f.show(ctx, m); err != nil {
-		f.server.hide(sh.id)
+	m.used.begin(l.Store(), f.started)
+	if f.distrusts(src, m) {
+		return m, nil // admit sees to it
+	}
+	if err := f.reveal(ctx, m); err != nil {
 		return nil, errors.Join(err, sh.close())
 	}
-	m.used.begin(l.Store(), f.started)
-	f.fetch(ctx, m)
 	sh.logger.WithField("mounts", m.ways.kinds()).WithField("took", time.Since(began)).Debug("mounted layer")
 	return m, nil
 }
@@ -199,9 +222,11 @@ func (f *FS) unmount(ctx context.Context, d digest.Digest) error {
 
 // dismantle undoes mount. Reads end first: the kernel does not let go of a mount while it waits for one.
 func (f *FS) dismantle(m *mounted) error {
-	m.stop()
-	<-m.ended
-	f.server.hide(m.shown.id)
+	if m.appears.end() {
+		m.stop()
+		<-m.ended
+		f.server.hide(m.shown.id)
+	}
 	err := m.shown.close()
 	return errors.Join(err, m.ways.close())
 }

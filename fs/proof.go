@@ -9,7 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/sluice-snapshotter/sluice/fs/layer"
+	"github.com/sluice-snapshotter/sluice/cache"
 )
 
 // ErrRefused says that a layer is known not to be the one that an image claims it to be. Readers get it (as EIO) if it is not what any
@@ -19,6 +19,8 @@ var ErrRefused = errors.New("the layer's contents are not those that the image c
 // proof is what is known of a mounted layer that came by its TOC: its diffID, and what images say that it is. A layer is mounted on the
 // word of its TOC, and snapshots are shared by their chain IDs, so an image could have its own contents stand for those of another.
 type proof struct {
+	turn chan struct{} // held while it is computed
+
 	mu     sync.Mutex
 	claims []Source
 	diffID digest.Digest // "" until it is computed
@@ -84,13 +86,26 @@ func (p *proof) settle(d digest.Digest) (right, wrong []Source) {
 
 // proves says whether a layer is to be proven, and is not yet.
 func (f *FS) proves(m *mounted) bool {
-	return !m.src.plain() && f.opts.ProveOf(m.src.Ref) && m.proof.open()
+	return !m.src.plain() && (f.opts.ProveOf(m.src.Ref) || f.opts.Untrusted(m.src.Ref)) && m.proof.open()
 }
 
 // prove computes the diffID of a complete layer, and compares it with what images claim. The error is ErrRefused if none of them is
 // right: then the layer is not to be read any more. Where some are, the snapshots of the others are not mounted any more.
 func (f *FS) prove(ctx context.Context, m *mounted) error {
-	d, err := m.shown.layer.Prove(ctx, m.proof.right)
+	select {
+	case m.proof.turn <- struct{}{}:
+		defer func() { <-m.proof.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if m.proof.known() != "" { // somebody else was faster
+		if m.shown.refused.Load() {
+			return ErrRefused
+		}
+		return nil
+	}
+	proof, err := m.shown.layer.Prove(ctx, m.proof.right)
+	d := proof.DiffID
 	switch {
 	case d == "":
 		return err
@@ -99,8 +114,13 @@ func (f *FS) prove(ctx context.Context, m *mounted) error {
 	}
 	right, wrong := m.proof.settle(d)
 	for _, src := range wrong {
-		m.shown.logger.WithField("image", src.Ref).WithError(src.prove(d)).
+		m.shown.logger.WithField("image", src.Ref).WithError(errors.Join(proof.Why, src.prove(d))).
 			Error("an image claims that a layer is another one than it is: it is not mounted for this image any more")
+	}
+	if len(wrong) > 0 {
+		if err := f.opts.Store.Refuse(cache.Refusal{Digest: m.src.Digest, TOCDigest: m.src.TOCDigest, DiffID: d}); err != nil {
+			m.shown.logger.WithError(err).Warn("once the layer is gone, and comes again, it is mounted until it is found out again")
+		}
 	}
 	f.opts.Proved(len(wrong) == 0)
 	if len(right) > 0 {
@@ -118,14 +138,6 @@ func (f *FS) Contradicted(src Source) error {
 		return nil
 	}
 	return src.proven(m.proof.known())
-}
-
-// name is a diffID as messages say it.
-func name(diffID digest.Digest) string {
-	if diffID == layer.NoDiffID {
-		return "none, as its blob is not what its TOC says"
-	}
-	return diffID.String()
 }
 
 // proven checks src against the diffID of a layer that has come by its TOC, if that is known: "" is not. The error wraps ErrRefused.

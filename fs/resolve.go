@@ -37,7 +37,10 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		if src, err = src.has(info); err != nil {
 			return src, err
 		}
-		return src, f.entitle(ctx, src)
+		if err := f.entitle(ctx, src); err != nil {
+			return src, err
+		}
+		return src, f.remembered(src)
 	}
 	if !errors.Is(err, iofs.ErrNotExist) {
 		return src, err
@@ -52,6 +55,9 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 	}
 	if src.plain() {
 		return src, nil
+	}
+	if err := f.remembered(src); err != nil {
+		return src, err
 	}
 	err = f.share(ctx, src.Digest, func(ctx context.Context) error {
 		if found, err := f.stored(src.Digest); found || err != nil { // since the look above
@@ -123,7 +129,7 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 		PrefetchSize:   src.begins,
 		Whole:          src.whole,
 		External:       func(ctx context.Context) ([]byte, error) { return f.externalTOC(ctx, src) },
-		Skeleton:       f.opts.ProveOf(src.Ref),
+		Skeleton:       f.opts.ProveOf(src.Ref) || f.opts.Untrusted(src.Ref),
 		Sparse:         !f.opts.BackgroundOf(src.Ref),
 		Observer:       f.observer(ctx, src),
 	})

@@ -10,8 +10,8 @@ import (
 
 // Mounted says whether Path has an answer for a layer.
 func (f *FS) Mounted(d digest.Digest) bool {
-	_, err := f.lookup(d)
-	return err == nil
+	m, err := f.lookup(d)
+	return err == nil && m.appears.is()
 }
 
 // Path returns the best folder of the moment that shows a mounted layer. It stays for holder until Drop; what was mounted

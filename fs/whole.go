@@ -54,8 +54,10 @@ func (src Source) prove(diffID digest.Digest) error {
 		return errUnproven
 	case want == "":
 		return ErrNotLazy
+	case diffID == layer.NoDiffID:
+		return fmt.Errorf("the layer has no diffID, as its TOC is not that of its tar, and should be %s, as the image has it", want)
 	case got != want:
-		return fmt.Errorf("the layer's diffID is %s, which makes it %s, and not %s, as the image has it", name(diffID), got, want)
+		return fmt.Errorf("the layer's diffID is %s, which makes it %s, and not %s, as the image has it", diffID, got, want)
 	}
 	return nil
 }

@@ -108,7 +108,10 @@ func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
 		return fmt.Errorf("it is mounted for %s as something else: with TOC %q and diffID %q, not %q and %q",
 			mounted.Ref, mounted.TOCDigest, mounted.DiffID, src.TOCDigest, src.DiffID)
 	}
-	return s.fs.Contradicted(src)
+	if err := s.fs.Contradicted(src); err != nil || !s.fs.ProofFirst(src) {
+		return err
+	}
+	return s.mount(ctx, src)
 }
 
 // bare finds out which layers of a chain do without xattrs. They are mounted. It may look at all files of a layer, which takes too long for

@@ -27,7 +27,9 @@ import (
 // it is a plain one, and for a container's snapshot, at most
 // fs.Options.PrefetchTimeout, until the prefetch lists of its layers are on
 // disk. Errors: ErrNotFound (parent), ErrAlreadyExists (key, or the layer was
-// taken), ErrUnavailable (a layer of the chain cannot be mounted).
+// taken), ErrUnavailable (a layer of the chain cannot be mounted),
+// ErrFailedPrecondition (the layer is not what its image claims, which is not
+// trusted).
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	info, err := gather(opts)
 	if err != nil {
@@ -46,6 +48,8 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	case errors.Is(err, cache.ErrFull): // unpacked, it would take as much of the same disk
 		return nil, fmt.Errorf("prepare %q: %w: %w; what containers use is not removed: raise limit and limit_percent of [cache], or remove containers and images",
 			key, errdefs.ErrResourceExhausted, err)
+	case errors.Is(err, fs.ErrUntrusted):
+		return nil, fmt.Errorf("prepare %q: target %q: %w: %w", key, target, errdefs.ErrFailedPrecondition, err)
 	}
 	logFallback(ctx, target, info.Labels, err)
 	return s.create(ctx, creation{kind: snapshots.KindActive, key: key, parent: parent, info: info})

@@ -84,6 +84,9 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 	}
 	if err := s.fs.Mount(ctx, src); err != nil {
 		drop()
+		if errors.Is(err, fs.ErrRefused) || errors.Is(err, fs.ErrProofFirst) && ctx.Err() == nil {
+			return errors.Join(err, s.release(context.WithoutCancel(ctx), src.Digest)) // all of it may have come
+		}
 		return err
 	}
 	if src, err = s.learned(src); err != nil {
@@ -140,6 +143,9 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer)
 		}
 		if err != nil && mounted == nil {
 			mounted = s.relabel(ctx, snap.info, o)
+		}
+		if errors.Is(mounted, fs.ErrRefused) || errors.Is(mounted, fs.ErrProofFirst) {
+			return false, fmt.Errorf("snapshot %q: %w", snap.info.Name, mounted)
 		}
 		err = mounted
 	}

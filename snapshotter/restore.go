@@ -122,7 +122,7 @@ func (s *Snapshotter) remount(ctx context.Context, src fs.Source) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.fs.Mount(ctx, src), l.Close())
+	return errors.Join(s.fs.MountAgain(ctx, src), l.Close())
 }
 
 // layers lists the layers of all remote snapshots, with what each image says

@@ -64,6 +64,7 @@ type stand struct {
 	mode        fs.Mode
 	volatile    bool
 	background  bool // layers become complete by themselves
+	untrusted   func(ref string) bool
 	store       *cache.Store
 	fs          *fs.FS
 	snapshotter *snapshotter.Snapshotter
@@ -105,6 +106,7 @@ func (s *stand) start(t *testing.T) {
 		Registry:        remote.New(remote.Options{MaxAttempts: 1, Backoff: remote.Backoff{Min: time.Millisecond, Max: time.Millisecond}}),
 		Mode:            s.mode,
 		Background:      s.background,
+		Untrusted:       s.untrusted,
 		PrefetchTimeout: 100 * time.Millisecond,
 	})
 	if err != nil {

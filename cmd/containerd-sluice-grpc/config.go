@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -49,7 +51,8 @@ type fetchConfig struct {
 	SmallLayers        size     `toml:"small_layers" doc:"An image's smallest lazy layers, of at most 1 MiB each, come whole with their tables of contents, so many\nbytes of them together. \"0\": none."`
 	PrefetchTimeout    duration `toml:"prefetch_timeout" doc:"Longest time that a container's start waits for the files it is known to read first.\n\"0s\": not at all."`
 
-	Image []imageConfig `toml:"image" doc:"Tables for images that are treated otherwise. The first one that matches counts, and each has all of\nthese keys. match is a pattern, where * and ? stand for anything but a slash, of the image's reference\nor of its beginning, up to a slash, a colon or an @.\n  [[fetch.image]]\n  match = \"registry.example.com/ml\"\n  background = false"`
+	Image     []imageConfig     `toml:"image" doc:"Tables for images that are treated otherwise. The first one that matches counts, and each has all of\nthese keys. match is a pattern, where * and ? stand for anything but a slash, of the image's reference\nor of its beginning, up to a slash, a colon or an @.\n  [[fetch.image]]\n  match = \"registry.example.com/ml\"\n  background = false"`
+	Untrusted []untrustedConfig `toml:"untrusted" doc:"Tables for images that are not trusted. Each of their layers is fetched as a whole and proven before it is\nmounted, whatever stands above; one that is not what its image says is never mounted, and the pull fails.\nmatch is a pattern as above.\n  [[fetch.untrusted]]\n  match = \"registry.example.com/guests\""`
 }
 
 type cacheConfig struct {
@@ -73,6 +76,18 @@ func (c cacheConfig) quota(size int64) (q cache.Quota) {
 type imageConfig struct {
 	Match      pattern `toml:"match" doc:"Which images this is for."`
 	Background bool    `toml:"background" doc:"Fetch the rest of each layer of theirs."`
+}
+
+// untrustedConfig names images that are not trusted.
+type untrustedConfig struct {
+	Match pattern `toml:"match" doc:"Which images are not trusted."`
+}
+
+// distrusts says whether layers of an image are proven before they are mounted. Capitals in the name of a host lead to the same one.
+func (c fetchConfig) distrusts(ref string) bool {
+	return slices.ContainsFunc(c.Untrusted, func(image untrustedConfig) bool {
+		return image.Match.matches(ref) || image.Match.matches(strings.ToLower(ref))
+	})
 }
 
 // background says whether all of an image is fetched.

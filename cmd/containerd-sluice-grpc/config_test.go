@@ -75,6 +75,12 @@ func TestReadConfig(t *testing.T) {
 				c.Fetch.Plain, c.Registry.MaxAttempts = false, 2
 				c.Fetch.Image = []imageConfig{{pattern{"a.example.com/*"}, false}, {pattern{"b"}, true}}
 			})},
+		{name: "untrusted", text: "[[fetch.untrusted]]\nmatch = \"a.example.com/*\"\n[[fetch.untrusted]]\nmatch = \"b\"\n",
+			want: set(func(c *config) { c.Fetch.Untrusted = []untrustedConfig{{pattern{"a.example.com/*"}}, {pattern{"b"}}} })},
+		{name: "untrusted with mistakes", text: "[[fetch.untrusted]]\n[[fetch.untrusted]]\nmatch = \"\"\nbackground = true\n",
+			err: "FILE:1: fetch.untrusted: has no match\n" +
+				"FILE:3: fetch.untrusted.match: must not be empty\n" +
+				"FILE:4: unknown key \"fetch.untrusted.background\" (nearest known: \"fetch.background\")"},
 		{name: "images with mistakes", text: "[[fetch.image]]\nmatch = \"\"\nbackground = 1\n[[fetch.image]]\nmatch = \"[\"\nmatch = \"b\"\nback = true\n[[fetch.image]]\n",
 			err: "FILE:2: fetch.image.match: must not be empty\n" +
 				"FILE:3: fetch.image.background: want true or false, found 1\n" +
@@ -200,8 +206,8 @@ func TestImageExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, err := readConfig(name, true)
-	if err != nil || len(c.Fetch.Image) != 1 {
-		t.Fatalf("got %+v, %v", c.Fetch.Image, err)
+	if err != nil || len(c.Fetch.Image) != 1 || len(c.Fetch.Untrusted) != 1 {
+		t.Fatalf("got %+v, %+v, %v", c.Fetch.Image, c.Fetch.Untrusted, err)
 	}
 	for ref, want := range map[string]bool{
 		"registry.example.com/ml/torch:2.1":            false,
@@ -212,6 +218,19 @@ func TestImageExample(t *testing.T) {
 	} {
 		if got := c.Fetch.background(ref); got != want {
 			t.Errorf("%s: background %v", ref, got)
+		}
+	}
+	for ref, want := range map[string]bool{
+		"registry.example.com/guests/app:1":          true,
+		"registry.example.com/guests@sha256:0123":    true,
+		"Registry.Example.com/guests/app:1":          true,
+		"registry.example.com/guestbook:1":           false,
+		"registry.example.com/web/guests:1":          false,
+		"mirror.example.com/registry.example.com:1":  false,
+		"docker.io/registry.example.com/guests/x:2.": false,
+	} {
+		if got := c.Fetch.distrusts(ref); got != want {
+			t.Errorf("%s: untrusted %t", ref, got)
 		}
 	}
 }

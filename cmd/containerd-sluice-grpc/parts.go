@@ -70,6 +70,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		ReadAheadKiB:    max(int(c.ReadAhead.bytes>>10), 1),
 		BackgroundOf:    c.Fetch.background,
 		ProveOf:         c.Fetch.proves,
+		Untrusted:       c.Fetch.distrusts,
 		Proved:          m.proved,
 		Evicted:         m.evicted,
 		Observer:        m.observer(),

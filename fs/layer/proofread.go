@@ -126,8 +126,8 @@ func (d *dataWindow) forget() {
 	d.buf, d.have = nil, nil
 }
 
-// hash gives a chunk's bytes to write, piece by piece.
-func (d *dataWindow) hash(c cache.Chunk, write func([]byte) error) error {
+// hash gives a chunk's bytes to write, piece by piece, with where they lie.
+func (d *dataWindow) hash(c cache.Chunk, write func(p []byte, at int64) error) error {
 	for off, end := c.DataOffset, c.DataOffset+c.Size; off < end; {
 		if off < d.off || off >= d.off+int64(len(d.have)) {
 			if err := d.load(off, end); err != nil {
@@ -136,7 +136,7 @@ func (d *dataWindow) hash(c cache.Chunk, write func([]byte) error) error {
 		}
 		p := d.have[off-d.off:]
 		p = p[:min(int64(len(p)), end-off)]
-		if err := write(p); err != nil {
+		if err := write(p, off); err != nil {
 			return err
 		}
 		off += int64(len(p))

@@ -13,9 +13,11 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/cache"
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
-// NoDiffID stands for the diffID of a layer that has none: its blob does not decompress to a tar that has its chunks where its TOC says.
+// NoDiffID stands for the diffID of a layer that has none: its blob does not decompress to a tar that has its chunks where its TOC says, or
+// that tar's tree is not the one that its TOC describes.
 const NoDiffID digest.Digest = "none"
 
 const (
@@ -28,59 +30,83 @@ const (
 	leastPatience = 100 * time.Millisecond
 )
 
+// Proof is what a layer has turned out to be.
+type Proof struct {
+	DiffID digest.Digest // of its tar; NoDiffID if it has none; "" if that could not be found out
+	Why    error         // why it has none
+}
+
 // Prove computes the diffID of a layer whose chunks are all in the store, the digest of its tar, of what readers get and of the layer's
-// skeleton, and records it in the store. It is NoDiffID for a layer that cannot have one.
+// skeleton, and records it in the store. It is NoDiffID for a layer that cannot have one. The tree of that tar is compared with the one that
+// is mounted (toc.Shown).
 //
-// right says whether a diffID is one that is expected. If it is not, that may be because the skeleton is damaged, which nobody checks,
-// or the data file: then all is checked, the whole blob is fetched anew for its skeleton, and compared with its digest. What comes of that is
-// what the layer is.
+// right says whether a diffID is one that is expected. If it is not, or the trees differ, that may be because the skeleton is damaged, which
+// nobody checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
+// with its digest. What comes of that is what the layer is.
 //
 // What the skeleton lacks is fetched. All is done as background work, and one layer of the node is hashed at a time. An error with a diffID
 // says that it could not be recorded; one without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete
 // where chunks are missing.
-func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (digest.Digest, error) {
+func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
 	if err := l.begin(); err != nil {
-		return "", err
+		return Proof{}, err
 	}
 	defer l.alive.RUnlock()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(l.life, func() { cancel(ErrClosed) })()
-	d, err := l.prove(ctx, right)
+	proof, err := l.prove(ctx, right)
 	if err == nil {
-		err = l.store.SetDiffID(d)
+		err = l.store.SetDiffID(proof.DiffID)
 	}
 	if err != nil {
 		err = l.wrap("prove", err)
 	}
-	return d, err
+	return proof, err
 }
 
-func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (digest.Digest, error) {
+func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
 	defer l.store.Pin()()
 	if !l.store.Complete() {
-		return "", cache.ErrIncomplete
+		return Proof{}, cache.ErrIncomplete
 	}
 	sums, err := l.sum(ctx, false)
-	var broken *brokenError
-	if err != nil && !errors.As(err, &broken) {
-		return "", err
+	if err != nil && !condemns(err) {
+		return Proof{}, err
 	}
 	if i := slices.IndexFunc(sums, right); err == nil && i >= 0 {
-		return sums[i], nil
+		return Proof{DiffID: sums[i]}, nil
 	}
 	_ = l.store.DropSkeleton() // if the disk does not let it go, it will not be believed the next time either
-	if err := l.store.Recheck(ctx); err != nil {
-		return "", err
+	if err := errors.Join(l.store.Recheck(ctx), l.store.CheckMetadata()); err != nil {
+		return Proof{}, err
 	}
-	sums, err = l.sum(ctx, true)
+	sums, err = l.sumAnew(ctx)
 	switch {
-	case errors.As(err, &broken):
-		return NoDiffID, nil
+	case condemns(err):
+		return Proof{DiffID: NoDiffID, Why: err}, nil
 	case err != nil:
-		return "", err
+		return Proof{}, err
 	}
-	return sums[max(0, slices.IndexFunc(sums, right))], nil
+	return Proof{DiffID: sums[max(0, slices.IndexFunc(sums, right))]}, nil
+}
+
+// condemns says whether an error is the blob's, or its TOC's.
+func condemns(err error) bool {
+	var broken *brokenError
+	var differs *toc.DifferenceError
+	return errors.As(err, &broken) || errors.As(err, &differs)
+}
+
+// sumAnew is sum for the last word. One layer of the node at a time has its whole tree in memory for that.
+func (l *Layer) sumAnew(ctx context.Context) ([]digest.Digest, error) {
+	select {
+	case l.scheduler.trees <- struct{}{}:
+		defer func() { <-l.scheduler.trees }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	return l.sum(ctx, true)
 }
 
 // brokenError says that a blob is not what its TOC makes of it.
@@ -95,7 +121,8 @@ type prover struct {
 	*Layer
 	ctx      context.Context // of its one call
 	tar      hash.Hash
-	skeleton *cache.Skeleton // nil: all of it is fetched
+	yield    func(p []byte, at int64) bool // takes bytes of the tar
+	skeleton *cache.Skeleton               // nil: all of it is fetched
 	blob     *blobPieces
 	data     *dataWindow
 	turn     *entrant // at the cores; nil outside
@@ -104,8 +131,8 @@ type prover struct {
 	holds    bool // scheduler.proofs
 }
 
-// sum computes the layer's diffID, and behind it what it would be with more of a tar's end. Anew, nothing is believed of the skeleton, and the
-// blob's digest is checked.
+// sum computes the layer's diffID, and behind it what it would be with more of a tar's end, and compares the tar's tree with the mounted one.
+// Anew, nothing is believed of the skeleton, the blob's digest is checked, and so is the whole tree where that makes a difference.
 func (l *Layer) sum(ctx context.Context, anew bool) ([]digest.Digest, error) {
 	p := &prover{Layer: l, ctx: ctx, tar: digest.SHA256.Hash(), data: &dataWindow{store: l.store}, patience: patience}
 	p.blob = newBlobPieces(p, anew)
@@ -124,7 +151,7 @@ func (l *Layer) sum(ctx context.Context, anew bool) ([]digest.Digest, error) {
 	if err := p.hold(); err != nil {
 		return nil, err
 	}
-	if err := p.blob.judge(p.run()); err != nil {
+	if err := p.compare(anew); err != nil {
 		return nil, err
 	}
 	return p.sums(), nil
@@ -230,7 +257,7 @@ func (p *prover) kept(piece []byte, chunks []int) error {
 			return err
 		}
 		piece = piece[gap:]
-		if err := p.data.hash(c, p.write); err != nil {
+		if err := p.data.hash(c, p.writeAt); err != nil {
 			return err
 		}
 		pos = c.InnerOffset + c.Size
@@ -261,7 +288,7 @@ func (p *prover) fetched(off, size int64, chunks []int) error {
 		if _, err := io.CopyN(io.Discard, r, c.Size); err != nil {
 			return p.broken(err)
 		}
-		if err := p.data.hash(c, p.write); err != nil {
+		if err := p.data.hash(c, p.writeAt); err != nil {
 			return err
 		}
 		pos, last = c.InnerOffset+c.Size, c
@@ -279,6 +306,8 @@ func (p *prover) broken(err error) error {
 		return context.Cause(p.ctx)
 	case p.blob.err != nil:
 		return p.blob.err
+	case errors.Is(err, errEnough):
+		return err
 	}
 	return &brokenError{err}
 }
@@ -292,8 +321,11 @@ func (w writer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// write hashes bytes of the tar.
-func (p *prover) write(b []byte) error {
+// write hashes bytes of the tar that are not in the address space.
+func (p *prover) write(b []byte) error { return p.writeAt(b, -1) }
+
+// writeAt hashes bytes of the tar, and passes them on with where they are in the address space.
+func (p *prover) writeAt(b []byte, at int64) error {
 	if p.hashed > proofTurn {
 		p.leave()
 		if err := p.enter(); err != nil {
@@ -301,8 +333,11 @@ func (p *prover) write(b []byte) error {
 		}
 	}
 	p.hashed += len(b)
-	_, err := p.tar.Write(b)
-	return err
+	_, _ = p.tar.Write(b) // never fails
+	if len(b) > 0 && !p.yield(b, at) {
+		return errEnough
+	}
+	return nil
 }
 
 // hold waits until this is the proof that hashes.

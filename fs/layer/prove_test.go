@@ -54,9 +54,9 @@ func is(want digest.Digest) func(digest.Digest) bool {
 func (h *harness) mustProve() {
 	h.t.Helper()
 	want := tarDigest(h.t, h.fix.blob)
-	got, err := h.Prove(h.t.Context(), is(want))
-	if err != nil || got != want || h.Store().Info().DiffID != want {
-		h.t.Errorf("diffID %s, recorded %s, want %s, error %v", got, h.Store().Info().DiffID, want, err)
+	proof, err := h.Prove(h.t.Context(), is(want))
+	if got := proof.DiffID; err != nil || got != want || h.Store().Info().DiffID != want {
+		h.t.Errorf("diffID %s, recorded %s, want %s, why %v, error %v", got, h.Store().Info().DiffID, want, proof.Why, err)
 	}
 }
 
@@ -276,9 +276,9 @@ func TestProveAnother(t *testing.T) {
 			}
 			h.blob.answer(nil)
 			want := tarDigest(t, h.fix.blob)
-			got, err := h.Prove(t.Context(), is(digest.FromString("another's")))
-			if err != nil || got != want || h.Store().Info().DiffID != want {
-				t.Errorf("diffID %s, recorded %s, want %s, error %v", got, h.Store().Info().DiffID, want, err)
+			proof, err := h.Prove(t.Context(), is(digest.FromString("another's")))
+			if got := proof.DiffID; err != nil || got != want || h.Store().Info().DiffID != want {
+				t.Errorf("diffID %s, recorded %s, want %s, error %v", proof.DiffID, h.Store().Info().DiffID, want, err)
 			}
 		})
 	}
@@ -294,9 +294,9 @@ func TestProveCutEnd(t *testing.T) {
 	tar := must(io.ReadAll(z))
 	for zeros, proven := range map[int]bool{tarBlock: true, 3 * tarBlock: true, tarRecord: true, 3: false, tarRecord + tarBlock: false} {
 		want := digest.FromBytes(append(bytes.Clone(tar), make([]byte, zeros)...))
-		got, err := h.Prove(t.Context(), is(want))
-		if err != nil || (got == want) != proven {
-			t.Errorf("%d bytes less: diffID %s, want %s: %t; error %v", zeros, got, want, proven, err)
+		proof, err := h.Prove(t.Context(), is(want))
+		if got := proof.DiffID; err != nil || (got == want) != proven {
+			t.Errorf("%d bytes less: diffID %s, want %s: %t; error %v", zeros, proof.DiffID, want, proven, err)
 		}
 	}
 }
@@ -317,7 +317,7 @@ func TestProveLies(t *testing.T) {
 			})
 			want := tarDigest(t, h.fix.blob)
 			if d, err := h.Prove(t.Context(), is(want)); err == nil {
-				t.Fatalf("diffID %s", d)
+				t.Fatalf("diffID %s", d.DiffID)
 			}
 			if d := h.Store().Info().DiffID; d != "" {
 				t.Errorf("%s was recorded", d)
@@ -337,12 +337,12 @@ func TestProveUnrecorded(t *testing.T) {
 	if err := h.Fill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.store.Remove(h.fix.digest); err != nil {
+	if err := os.Remove(filepath.Join(filepath.Dir(h.Store().DataPath()), "layer.json")); err != nil {
 		t.Fatal(err)
 	}
 	want := tarDigest(t, h.fix.blob)
-	if d, err := h.Prove(t.Context(), is(want)); d != want || err == nil {
-		t.Errorf("diffID %s, error %v", d, err)
+	if p, err := h.Prove(t.Context(), is(want)); p.DiffID != want || err == nil {
+		t.Errorf("diffID %s, error %v", p.DiffID, err)
 	}
 }
 
@@ -358,15 +358,21 @@ func TestProveEmpty(t *testing.T) {
 // recut is the layer of h in another store, with its chunks changed.
 func (h *harness) recut(change func(chunks []cache.Chunk)) *harness {
 	h.t.Helper()
+	meta, err := os.ReadFile(h.Store().MetadataPath())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return h.remade(meta, change)
+}
+
+// remade is the layer of h in another store, with its chunks changed, and another metadata image.
+func (h *harness) remade(meta []byte, change func(chunks []cache.Chunk)) *harness {
+	h.t.Helper()
 	var chunks []cache.Chunk
 	for i := range h.Store().NumChunks() {
 		chunks = append(chunks, h.Store().Chunk(i))
 	}
 	change(chunks)
-	meta, err := os.ReadFile(h.Store().MetadataPath())
-	if err != nil {
-		h.t.Fatal(err)
-	}
 	o := h.fix.options(h.t, newStore(h.t))
 	st, err := o.Store.Create(o.Digest, h.Store().Info(), func(f *os.File, add func(cache.Chunk) error) error {
 		for _, c := range chunks {
@@ -418,9 +424,9 @@ func TestProveBroken(t *testing.T) {
 			if err := again.Fill(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			got, err := again.Prove(t.Context(), is(tarDigest(t, h.fix.blob)))
-			if err != nil || got != NoDiffID {
-				t.Errorf("diffID %s, error %v", got, err)
+			proof, err := again.Prove(t.Context(), is(tarDigest(t, h.fix.blob)))
+			if err != nil || proof.DiffID != NoDiffID || proof.Why == nil {
+				t.Errorf("diffID %s, why %v, error %v", proof.DiffID, proof.Why, err)
 			}
 		})
 	}

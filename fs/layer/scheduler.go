@@ -57,6 +57,7 @@ type Scheduler struct {
 	heads   budget
 	copying *gate         // chunks that are copied from other layers
 	proofs  chan struct{} // held while a layer is hashed as a whole: one at a time
+	trees   chan struct{} // held while the whole tree of a layer's tar is in memory: one at a time
 	heap    heap
 }
 
@@ -103,6 +104,7 @@ func NewScheduler(o SchedulerOptions) *Scheduler {
 			bytes:  [priorities]int64{m / copyShare / 2, m / copyShare, m / copyShare},
 		},
 		proofs: make(chan struct{}, 1),
+		trees:  make(chan struct{}, 1),
 		heap:   heap{free: debug.FreeOSMemory},
 	}
 	s.pilot.steer = s.ranges.steer

@@ -46,17 +46,26 @@ func (t *tree) addWhiteout(dir *metadata.Node, base string, e *estargz.TOCEntry)
 		dir.Xattrs[opaqueXattr] = []byte("y")
 		return nil
 	}
-	hidden := base[len(whiteoutPrefix):]
-	if hidden == "" || hidden == "." || hidden == ".." {
-		return errors.New("whiteout of nothing")
-	}
-	n := &metadata.Node{Mode: unix.S_IFCHR} // device 0:0, as overlayfs has it
-	if err := setAttributes(n, e); err != nil {
+	hidden, n, err := newWhiteout(base, e)
+	if err != nil {
 		return err
 	}
-	n.Mode, n.Xattrs = unix.S_IFCHR, nil // containerd sets only the owner
 	t.whiteouts = append(t.whiteouts, whiteout{dir, hidden, n, e.Name})
 	return nil
+}
+
+// newWhiteout makes the inode of an entry that takes a name away, and returns that name.
+func newWhiteout(base string, e *estargz.TOCEntry) (hidden string, n *metadata.Node, err error) {
+	hidden = base[len(whiteoutPrefix):]
+	if hidden == "" || hidden == "." || hidden == ".." {
+		return "", nil, errors.New("whiteout of nothing")
+	}
+	n = &metadata.Node{Mode: unix.S_IFCHR} // device 0:0, as overlayfs has it
+	if err := setAttributes(n, e); err != nil {
+		return "", nil, err
+	}
+	n.Mode, n.Xattrs = unix.S_IFCHR, nil // containerd sets only the owner
+	return hidden, n, nil
 }
 
 func (t *tree) placeWhiteouts() error {

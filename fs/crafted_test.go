@@ -1,0 +1,147 @@
+package fs
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs/toc"
+)
+
+// zstdCompression packs zstd:chunked with estargz.Build.
+type zstdCompression struct {
+	*zstdchunked.Compressor
+	*zstdchunked.Decompressor
+}
+
+// buildZstd makes a zstd:chunked layer, whose TOC is no part of its tar. change changes what the TOC says; nil leaves it honest.
+func buildZstd(t testing.TB, files []file, change func(entries []*estargz.TOCEntry) []*estargz.TOCEntry) blob {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		f.Format = tar.FormatPAX
+		if err := w.WriteHeader(&f.Header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(f.data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := estargz.Build(io.NewSectionReader(bytes.NewReader(b.Bytes()), 0, int64(b.Len())), estargz.WithChunkSize(64<<10),
+		estargz.WithCompression(zstdCompression{&zstdchunked.Compressor{CompressionLevel: zstd.SpeedFastest}, new(zstdchunked.Decompressor)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	packed, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	honest, err := toc.Read(bytes.NewReader(packed), int64(len(packed)), r.TOCDigest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change == nil {
+		return blob{files: files, bytes: packed, digest: digest.FromBytes(packed), tocDigest: r.TOCDigest()}
+	}
+	text, err := json.Marshal(estargz.JTOC{Version: 1, Entries: change(honest.Entries)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	crafted := withTOC(t, packed[:honest.PayloadSize], text)
+	return blob{files: files, bytes: crafted, digest: digest.FromBytes(crafted), tocDigest: digest.FromBytes(text)}
+}
+
+// withTOC makes a zstd:chunked blob of a payload and a TOC.
+func withTOC(t testing.TB, payload, text []byte) []byte {
+	t.Helper()
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compressed := z.EncodeAll(text, nil)
+	skippable := func(p []byte) []byte {
+		return append(binary.LittleEndian.AppendUint32([]byte{0x50, 0x2a, 0x4d, 0x18}, uint32(len(p))), p...)
+	}
+	var footer []byte
+	for _, n := range []int{len(payload) + 8, len(compressed), len(text), 1} {
+		footer = binary.LittleEndian.AppendUint64(footer, uint64(n))
+	}
+	out := append(bytes.Clone(payload), skippable(compressed)...)
+	return append(out, skippable(append(footer, "GnUlInUx"...))...)
+}
+
+// setuid is what a lying TOC says of etc/one.
+func setuid(entries []*estargz.TOCEntry) []*estargz.TOCEntry {
+	for _, e := range entries {
+		if e.Name == "etc/one" {
+			e.Mode = 0o4755
+		}
+	}
+	return entries
+}
+
+// TestProofOfLyingTOC: the tar of a layer is the one that its image names, and its TOC says otherwise. It is found out, and treated as one
+// whose tar is another; the same tar with an honest TOC is mounted.
+func TestProofOfLyingTOC(t *testing.T) {
+	for name, lie := range map[string]func(entries []*estargz.TOCEntry) []*estargz.TOCEntry{
+		"mode":   setuid,
+		"hidden": func(entries []*estargz.TOCEntry) []*estargz.TOCEntry { return append(entries[:2], entries[3:]...) },
+		"added": func(entries []*estargz.TOCEntry) []*estargz.TOCEntry {
+			return append(entries, &estargz.TOCEntry{Name: "evil", Type: "symlink", LinkName: "/", Mode: 0o777})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			crafted, genuine := buildZstd(t, proofFiles(1), lie), buildZstd(t, proofFiles(1), nil)
+			if crafted.diffID(t) != genuine.diffID(t) || crafted.digest == genuine.digest {
+				t.Fatal("not the same tar in two blobs")
+			}
+			inModes(t, func(t *testing.T, mode Mode) {
+				r, results, root := newRegistry(t, crafted, genuine), make(chan bool, 10), t.TempDir()
+				n := openNode(t, root, proving(mode, results))
+				src := r.source(crafted)
+				src.Chain = genuine.diffID(t)
+				path := n.mountLayer(t, src)
+				if <-results {
+					t.Fatal("it was found to be right")
+				}
+				eventually(t, "failure", func() bool { return n.Status()[0].State == Failed })
+				if _, err := os.ReadFile(filepath.Join(path, "etc/zeros")); !errors.Is(err, syscall.EIO) {
+					t.Errorf("read of the crafted layer: %v", err)
+				}
+				if err := n.Mount(t.Context(), src); !errors.Is(err, ErrRefused) {
+					t.Errorf("mounted again: %v", err)
+				}
+				n.close(t)
+
+				n = openNode(t, root, proving(mode, results))
+				if err := n.Mount(t.Context(), src); !errors.Is(err, ErrRefused) {
+					t.Errorf("mounted after a restart: %v", err)
+				}
+				right := r.source(genuine)
+				right.Chain = src.Chain
+				n.mountLayer(t, right)
+				if !<-results {
+					t.Error("the genuine layer was found to be wrong")
+				}
+				compare(t, n.path(t, genuine, "another"), genuine.files)
+			})
+		})
+	}
+}

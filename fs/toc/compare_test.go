@@ -1,0 +1,538 @@
+package toc
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/stargz-snapshotter/estargz"
+
+	"github.com/sluice-snapshotter/sluice/fs/metadata"
+)
+
+// putTogether is the tar of a blob as it is put together of chunks and the rest.
+type putTogether struct {
+	tar     []byte
+	origins []int64 // of each byte, -1 if it is not of a chunk
+	pos     int
+	origin  int64
+	most    int // bytes in a read
+}
+
+func (p *putTogether) Read(b []byte) (int, error) {
+	if p.pos == len(p.tar) {
+		return 0, io.EOF
+	}
+	b = b[:min(len(b), p.most)]
+	n := 0
+	for n < len(b) && p.pos+n < len(p.tar) && n < p.most {
+		at := p.origins[p.pos+n]
+		if n > 0 && (at < 0) != (p.origin < 0) || n > 0 && at >= 0 && at != p.origin+int64(n) {
+			break
+		}
+		if n == 0 {
+			p.origin = at
+		}
+		n++
+	}
+	copy(b, p.tar[p.pos:p.pos+n])
+	p.pos += n
+	return n, nil
+}
+
+func (p *putTogether) Origin() int64 { return p.origin }
+
+func unpackAll(t testing.TB, f Format, p []byte) []byte {
+	t.Helper()
+	if len(p) == 0 {
+		return nil
+	}
+	r, err := f.NewReaderAll(bytes.NewReader(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	out, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// together puts the tar of a blob together, as l says where its chunks are, and the address space.
+func (b blob) together(t testing.TB, l *Layout) (*putTogether, []byte) {
+	t.Helper()
+	p := &putTogether{tar: unpackAll(t, b.format, b.bytes), most: 1 << 30}
+	p.origins = make([]int64, len(p.tar))
+	for i := range p.origins {
+		p.origins[i] = -1
+	}
+	data := make([]byte, l.DataSize)
+	starts := map[int64]int64{}
+	for _, c := range l.Chunks {
+		start, ok := starts[c.BlobOffset]
+		if !ok {
+			start = int64(len(unpackAll(t, b.format, b.bytes[:c.BlobOffset])))
+			starts[c.BlobOffset] = start
+		}
+		at := start + c.InnerOffset
+		copy(data[c.DataOffset:], p.tar[at:at+c.Size])
+		if p.origins[at] < 0 { // what two chunks have is put there once
+			for i := range c.Size {
+				p.origins[at+i] = c.DataOffset + i
+			}
+		}
+	}
+	return p, data
+}
+
+// shown makes a metadata image.
+func shown(t testing.TB, l *Layout, data []byte) Shown {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "meta")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.WriteMetadata(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	im, err := metadata.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = im.Close() })
+	return Shown{Image: im, Data: bytes.NewReader(data)}
+}
+
+// compareBoth compares a blob with what l shows, in both ways.
+func compareBoth(t testing.TB, b blob, l *Layout) (quick, last error) {
+	t.Helper()
+	p, data := b.together(t, l)
+	s := shown(t, l, data)
+	quick = s.Compare(p)
+	p.pos = 0
+	last = s.CompareTree(p)
+	p.pos, p.most = 0, 100
+	if err := s.CompareTree(p); fmt.Sprint(err) != fmt.Sprint(last) {
+		t.Errorf("in small pieces: %v, at once: %v", err, last)
+	}
+	if quick == nil && last != nil {
+		t.Errorf("passed at first sight: %v", last)
+	}
+	for _, err := range []error{quick, last} {
+		if d := (*DifferenceError)(nil); err != nil && !errors.As(err, &d) {
+			t.Error(err)
+		}
+	}
+	return quick, last
+}
+
+// TestCompareTakesWhatIsRight: nothing that a writer of TOCs does is a difference.
+func TestCompareTakesWhatIsRight(t *testing.T) {
+	for name, members := range unpackable(t) {
+		t.Run(name, func(t *testing.T) {
+			layer := makeTar(t, members...)
+			for way, b := range map[string]blob{
+				"as it is": packAsIs(t, layer),
+				"built":    pack(t, layer, estargz.WithChunkSize(4096)),
+				"shared":   pack(t, layer, estargz.WithMinChunkSize(100_000)),
+				"zstd":     zstdOf(t, layer),
+			} {
+				if _, err := compareBoth(t, b, b.layout(t)); err != nil {
+					t.Errorf("%s: %v", way, err)
+				}
+			}
+		})
+	}
+}
+
+func zstdOf(t *testing.T, layer []byte) blob {
+	b := pack(t, layer, withZstd(), estargz.WithChunkSize(4096))
+	b.format = ZstdChunked
+	return b
+}
+
+// TestCompareAtFirstSight: what real layers have is right at first sight, and needs no tree.
+func TestCompareAtFirstSight(t *testing.T) {
+	precise := func(m member) member {
+		return m.with(func(h *tar.Header) { h.ModTime, h.Format = when.Add(623456789), tar.FormatPAX })
+	}
+	for name, members := range map[string][]member{
+		"real files": append([]member{dir("./", 0o755)}, goSources(t, "src/strings")...),
+		"implied":    {reg("a/b/c/d", "x"), reg("a/.wh.b2", ""), reg("e/.wh..wh..opq", "")},
+		"hard links": {reg("a", noise(1, 9000)), link(tar.TypeLink, "b", "a").with(func(h *tar.Header) { h.Mode = 0o644 }), reg("d/c", ""), link(tar.TypeLink, "d/e", "/d/c")},
+		"fractions":  {precise(reg("f", "x")), precise(dir("d", 0o700))},
+		"no UTF-8":   {dir("caf\xe9", 0o755), reg("caf\xe9/\xff\xfe", "x"), link(tar.TypeSymlink, "l", "caf\xe9")},
+		"twice":      {dir("d", 0o755), reg("d/f", "x"), dir("d/", 0o755)},
+		"zeros":      {reg("zeros", strings.Repeat("\x00", 100_000)), reg("more", strings.Repeat("\x00", 100_000))},
+		"AUFS":       {dir(".wh..wh.plnk", 0o700), reg(".wh..wh.plnk/1", "x"), reg("f", "y")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := packAsIs(t, makeTar(t, members...))
+			if quick, err := compareBoth(t, b, b.layout(t)); quick != nil || err != nil {
+				t.Errorf("%v; %v", quick, err)
+			}
+		})
+	}
+}
+
+// TestCompareTimes: which times a TOC may have for one of a tar.
+func TestCompareTimes(t *testing.T) {
+	at := func(sec, nsec int64) time.Time { return time.Unix(sec, nsec) }
+	for _, test := range []struct {
+		tar, shown time.Time
+		same       bool
+	}{
+		{at(100, 0), at(100, 0), true},
+		{at(100, 700e6), at(100, 700e6), true}, // podman
+		{at(100, 700e6), at(101, 0), true},     // estargz
+		{at(100, 200e6), at(100, 0), true},
+		{at(100, 700e6), at(100, 0), true},
+		{at(100, 200e6), at(101, 0), false},
+		{at(100, 0), at(101, 0), false},
+		{at(100, 0), at(99, 0), false},
+		{at(100, 700e6), at(100, 600e6), false},
+		{at(0, 900e6), at(0, 0), true}, // estargz leaves it out
+		{at(9223372036, 700e6), at(0, 0), true},
+		{at(9223372036, 200e6), at(0, 0), false},
+	} {
+		if got := sameTime(test.tar, test.shown); got != test.same {
+			t.Errorf("%s in the tar, %s shown: %t", test.tar.UTC(), test.shown.UTC(), got)
+		}
+	}
+}
+
+// honest is a layer with all that a TOC may lie about.
+func honest() []member {
+	return []member{
+		dir("etc/", 0o755), reg("etc/one", noise(1, 9000)), reg("etc/two", noise(2, 9000)), reg("etc/three", noise(3, 9000)), reg("etc/empty", ""),
+		reg("etc/zeros", strings.Repeat("\x00", 5000)), reg("etc/zero2", strings.Repeat("\x00", 5000)), link(tar.TypeLink, "etc/link", "etc/one"), link(tar.TypeLink, "etc/link2", "etc/zeros"),
+		link(tar.TypeSymlink, "etc/sym", "one"), device(tar.TypeChar, "null", 1, 3), link(tar.TypeFifo, "fifo", ""),
+		reg("caps", "x").xattr("security.capability", "some"), dir("opq", 0o755), reg("opq/.wh..wh..opq", ""), reg("opq/.wh.gone", ""),
+		dir("none", 0o755), reg("a/b/implied", "x"),
+	}
+}
+
+type tocEntries = []*estargz.TOCEntry
+
+// of finds the entry with a name.
+func of(t *testing.T, entries tocEntries, name string) *estargz.TOCEntry {
+	t.Helper()
+	i := slices.IndexFunc(entries, func(e *estargz.TOCEntry) bool { return strings.TrimSuffix(e.Name, "/") == name })
+	if i < 0 {
+		t.Fatalf("no entry %s", name)
+	}
+	return entries[i]
+}
+
+func without(entries tocEntries, name string) tocEntries {
+	return slices.DeleteFunc(slices.Clone(entries), func(e *estargz.TOCEntry) bool { return strings.TrimSuffix(e.Name, "/") == name })
+}
+
+// lies are what a TOC may say otherwise than its tar, by the path and what is told of the difference.
+func lies(t *testing.T) map[string]struct {
+	path, what string
+	lie        func(entries tocEntries) tocEntries
+} {
+	type lie = struct {
+		path, what string
+		lie        func(entries tocEntries) tocEntries
+	}
+	change := func(name string, what string, change func(e *estargz.TOCEntry)) lie {
+		return lie{name, what, func(entries tocEntries) tocEntries { change(of(t, entries, name)); return entries }}
+	}
+	add := func(e *estargz.TOCEntry) lie {
+		return lie{e.Name, "not in the tar", func(entries tocEntries) tocEntries { return append(entries, e) }}
+	}
+	swap := func(entries tocEntries, a, b string) {
+		var of [2]tocEntries
+		for i, name := range []string{a, b} {
+			for _, e := range entries {
+				if e.Name == name {
+					of[i] = append(of[i], e)
+				}
+			}
+		}
+		for i := range of[0] {
+			x, y := of[0][i], of[1][i]
+			x.Offset, y.Offset = y.Offset, x.Offset
+			x.InnerOffset, y.InnerOffset = y.InnerOffset, x.InnerOffset
+			x.ChunkDigest, y.ChunkDigest = y.ChunkDigest, x.ChunkDigest
+			x.Digest, y.Digest = y.Digest, x.Digest
+		}
+	}
+	return map[string]lie{
+		"mode":            change("etc/two", "mode", func(e *estargz.TOCEntry) { e.Mode |= 0o4000 }),
+		"mode of a dir":   change("etc", "mode", func(e *estargz.TOCEntry) { e.Mode = 0o777 }),
+		"uid":             change("etc/two", "owner", func(e *estargz.TOCEntry) { e.UID = 1000 }),
+		"gid":             change("etc/empty", "owner", func(e *estargz.TOCEntry) { e.GID = 1 }),
+		"time":            change("etc/two", "modification time", func(e *estargz.TOCEntry) { e.ModTime3339 = "2001-01-01T00:00:00Z" }),
+		"xattr more":      change("etc/two", "xattr", func(e *estargz.TOCEntry) { e.Xattrs = map[string][]byte{"user.x": nil} }),
+		"xattr less":      change("caps", "xattr", func(e *estargz.TOCEntry) { e.Xattrs = nil }),
+		"xattr changed":   change("caps", "xattr", func(e *estargz.TOCEntry) { e.Xattrs["security.capability"] = []byte("more") }),
+		"symlink":         change("etc/sym", "leads to", func(e *estargz.TOCEntry) { e.LinkName = "two" }),
+		"device":          change("null", "device", func(e *estargz.TOCEntry) { e.DevMinor = 1 }),
+		"type":            change("fifo", "mode", func(e *estargz.TOCEntry) { e.Type = "char" }),
+		"hard link":       change("etc/link", "", func(e *estargz.TOCEntry) { e.LinkName = "etc/two" }),
+		"hard link times": change("etc/link", "modification time", func(e *estargz.TOCEntry) { e.ModTime3339 = "2001-01-01T00:00:00Z" }),
+		"hard link less": {"etc/link2", "hard link", func(entries tocEntries) tocEntries {
+			for _, e := range slices.Clone(entries) {
+				if e.Name == "etc/zeros" {
+					again := *e
+					again.Name = "etc/link2"
+					entries = append(entries, &again)
+				}
+			}
+			return slices.DeleteFunc(entries, func(e *estargz.TOCEntry) bool { return e.Name == "etc/link2" && e.Type == "hardlink" })
+		}},
+		"hard link more": {"etc/zero2", "hard link", func(entries tocEntries) tocEntries {
+			e := *of(t, entries, "etc/link2")
+			e.Name = "etc/zero2"
+			return append(without(entries, "etc/zero2"), &e)
+		}},
+		"contents": {"etc/three", "contents", func(entries tocEntries) tocEntries { swap(entries, "etc/three", "etc/two"); return entries }},
+		"a file of zeros": {"etc/two", "contents", func(entries tocEntries) tocEntries {
+			for _, e := range entries {
+				if e.Name == "etc/two" {
+					e.ChunkDigest = hole
+				}
+			}
+			return entries
+		}},
+		"hidden":          {"etc/two", "not in the TOC", func(entries tocEntries) tocEntries { return without(entries, "etc/two") }},
+		"hidden dir":      {"none", "not in the TOC", func(entries tocEntries) tocEntries { return without(entries, "none") }},
+		"hidden empty":    {"etc/empty", "not in the TOC", func(entries tocEntries) tocEntries { return without(entries, "etc/empty") }},
+		"hidden whiteout": {"opq/gone", "not in the TOC", func(entries tocEntries) tocEntries { return without(entries, "opq/.wh.gone") }},
+		"not opaque":      {"opq", "", func(entries tocEntries) tocEntries { return without(entries, "opq/.wh..wh..opq") }},
+		"opaque": {"etc", "", func(e tocEntries) tocEntries {
+			return append(e, &estargz.TOCEntry{Name: "etc/.wh..wh..opq", Type: "reg"})
+		}},
+		"opaque root": {"/", "", func(e tocEntries) tocEntries { return append(e, &estargz.TOCEntry{Name: ".wh..wh..opq", Type: "reg"}) }},
+		"opaque and nobody": {"a/b", "", func(e tocEntries) tocEntries {
+			return append(e, &estargz.TOCEntry{Name: "a/b/.wh..wh..opq", Type: "reg"})
+		}},
+		"whiteout": {"etc/passwd", "not in the tar", func(e tocEntries) tocEntries {
+			return append(e, &estargz.TOCEntry{Name: "etc/.wh.passwd", Type: "reg"})
+		}},
+		"root": {"/", "modification time", func(e tocEntries) tocEntries {
+			return append(e, &estargz.TOCEntry{Name: "./", Type: "dir", Mode: 0o755, ModTime3339: "2001-01-01T00:00:00Z"})
+		}},
+		"more":                                   add(&estargz.TOCEntry{Name: "evil", Type: "dir", Mode: 0o4777}),
+		"more, empty, as if something lay there": add(&estargz.TOCEntry{Name: "evil", Type: "dir", Mode: 0o755}),
+		"an empty file":                          add(&estargz.TOCEntry{Name: "etc/evil", Type: "reg", Mode: 0o644}),
+		"one more link":                          add(&estargz.TOCEntry{Name: "etc/evil", Type: "hardlink", LinkName: "etc/one", Mode: 0o644, ModTime3339: when.Format(time.RFC3339)}),
+		"implied as dir": {"a/b", "mode", func(e tocEntries) tocEntries {
+			return append(e, &estargz.TOCEntry{Name: "a/b", Type: "dir", Mode: 0o777})
+		}},
+		"longer": {"etc/zero2", "bytes", func(entries tocEntries) tocEntries {
+			for _, e := range entries { // of one chunk each, and holes
+				if e.Name == "etc/zero2" && e.Type == "reg" {
+					e.Size = 9000
+				}
+				if e.Name == "etc/zero2" {
+					e.ChunkDigest, e.ChunkSize = hole, 0
+				}
+			}
+			return slices.DeleteFunc(entries, func(e *estargz.TOCEntry) bool { return e.Name == "etc/zero2" && e.Type == "chunk" })
+		}},
+	}
+}
+
+// TestCompareFindsLies: whatever a TOC says otherwise than its tar is found, and told.
+func TestCompareFindsLies(t *testing.T) {
+	b := packAsIs(t, makeTar(t, honest()...))
+	for name, lie := range lies(t) {
+		t.Run(name, func(t *testing.T) {
+			toc := b.read(t)
+			toc.Entries = lie.lie(toc.Entries)
+			l, err := toc.Layout()
+			if err != nil {
+				t.Fatal(err)
+			}
+			quick, last := compareBoth(t, b, l)
+			var d *DifferenceError
+			if quick == nil || !errors.As(last, &d) {
+				t.Fatalf("%v; %v", quick, last)
+			}
+			if got := strings.Trim(d.Path, "/"); got != strings.Trim(lie.path, "/") && lie.what != "hard link" || !strings.Contains(d.What, lie.what) {
+				t.Errorf("%v; want %s: %s", d, lie.path, lie.what)
+			}
+		})
+	}
+}
+
+// TestCompareRightMappings: where a TOC has the bytes of a file does not matter, if they are the right ones.
+func TestCompareRightMappings(t *testing.T) {
+	b := packAsIs(t, makeTar(t, honest()...))
+	for name, change := range map[string]func(e tocEntries){
+		"a hole": func(entries tocEntries) {
+			for _, e := range entries {
+				if e.Name == "etc/zeros" {
+					e.ChunkDigest = hole
+				}
+			}
+		},
+		"another file's": func(entries tocEntries) {
+			var from tocEntries
+			for _, e := range entries {
+				if e.Name == "etc/zeros" {
+					from = append(from, e)
+				}
+			}
+			for _, e := range entries {
+				if e.Name == "etc/zero2" {
+					e.Offset, e.InnerOffset, from = from[0].Offset, from[0].InnerOffset, from[1:]
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			toc := b.read(t)
+			change(toc.Entries)
+			l, err := toc.Layout()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if quick, last := compareBoth(t, b, l); quick != nil || last != nil {
+				t.Errorf("%v; %v", quick, last)
+			}
+		})
+	}
+}
+
+// TestCompareBrokenTar: a blob that is no tar is none that its TOC describes.
+func TestCompareBrokenTar(t *testing.T) {
+	b := packAsIs(t, makeTar(t, honest()...))
+	for name, change := range map[string]func(p *putTogether){
+		"garbage":   func(p *putTogether) { copy(p.tar, "garbage"); p.origins[0] = -1 },
+		"cut short": func(p *putTogether) { p.tar = p.tar[:4000] },
+		"nothing":   func(p *putTogether) { p.tar = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := b.layout(t)
+			p, data := b.together(t, l)
+			change(p)
+			s := shown(t, l, data)
+			var d *DifferenceError
+			if err := s.Compare(p); !errors.As(err, &d) {
+				t.Error(err)
+			}
+			p.pos = 0
+			if err := s.CompareTree(p); !errors.As(err, &d) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// failingTar fails in the middle.
+type failingTar struct {
+	*putTogether
+	left int
+	err  error
+}
+
+func (f *failingTar) Read(p []byte) (int, error) {
+	n, err := f.putTogether.Read(p[:min(len(p), f.left)])
+	if f.left -= n; f.left == 0 && err == nil {
+		err = f.err
+	}
+	return n, err
+}
+
+// TestComparePassesErrorsOn: that bytes do not come is no difference.
+func TestComparePassesErrorsOn(t *testing.T) {
+	b := packAsIs(t, makeTar(t, honest()...))
+	l := b.layout(t)
+	p, data := b.together(t, l)
+	s := shown(t, l, data)
+	down := errors.New("down")
+	for left := 1; left < len(p.tar); left += 499 {
+		for _, compare := range []func(Tar) error{s.Compare, s.CompareTree} {
+			p.pos = 0
+			if err := compare(&failingTar{p, left, down}); err != nil && !errors.Is(err, down) {
+				t.Fatalf("after %d bytes: %v", left, err)
+			}
+		}
+	}
+	p.pos = 0
+	if err := s.Compare(&failingTar{p, 1000, down}); !errors.Is(err, down) {
+		t.Error(err)
+	}
+	s.Data = bytes.NewReader(nil)
+	for i := range p.origins {
+		p.origins[i] = -1
+	}
+	p.pos = 0
+	var d *DifferenceError
+	if err := s.Compare(p); err == nil || errors.As(err, &d) {
+		t.Error(err)
+	}
+}
+
+// TestCompareOfChangedTOCs changes entries at random: what passes at first sight passes the last, and what passes is the tree of the tar.
+func TestCompareOfChangedTOCs(t *testing.T) {
+	b := packAsIs(t, makeTar(t, honest()...))
+	want := flatten(b.layout(t).Root)
+	names := []string{"etc", "etc/one", "etc/two", "etc/link", "etc/evil", "opq", "none", "etc/.wh.x", "etc/.wh..wh..opq", "a/b", "a", "./"}
+	types := []string{"reg", "dir", "hardlink", "symlink", "char", "fifo"}
+	passed := 0
+	for seed := range uint64(600) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		toc := b.read(t)
+		for range 1 + r.IntN(2) {
+			i := r.IntN(len(toc.Entries))
+			e := *toc.Entries[i]
+			switch r.IntN(9) {
+			case 0:
+				toc.Entries = slices.Delete(toc.Entries, i, i+1)
+				continue
+			case 1:
+				toc.Entries = slices.Insert(toc.Entries, r.IntN(len(toc.Entries)), &e)
+				continue
+			case 2:
+				e.Name = names[r.IntN(len(names))]
+			case 3:
+				e.Type = types[r.IntN(len(types))]
+			case 4:
+				e.LinkName = names[r.IntN(len(names))]
+			case 5:
+				e.Mode = 0o755
+			case 6:
+				e.Xattrs = map[string][]byte{"user.x": []byte("y")}
+			case 7:
+				j := r.IntN(len(toc.Entries))
+				toc.Entries[i], toc.Entries[j] = toc.Entries[j], toc.Entries[i]
+				continue
+			case 8:
+				e.UID = 0
+			}
+			toc.Entries[i] = &e
+		}
+		l, err := toc.Layout()
+		if err != nil {
+			continue
+		}
+		_, last := compareBoth(t, b, l)
+		got := flatten(l.Root)
+		if same := fmt.Sprint(got) == fmt.Sprint(want); same != (last == nil) {
+			t.Errorf("seed %d: the trees are the same: %t, and %v", seed, same, last)
+		}
+		if last == nil {
+			passed++
+		}
+	}
+	if passed == 0 || passed == 600 {
+		t.Errorf("%d of 600 passed", passed)
+	}
+}

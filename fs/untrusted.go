@@ -1,0 +1,114 @@
+package fs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+var (
+	// ErrUntrusted says that a layer is not what its image claims, and that the image is one that is not trusted: nobody is to try in another way.
+	ErrUntrusted = errors.New("the image is not trusted")
+	// ErrProofFirst says that an image that is not trusted cannot have a layer, because that could not be proven.
+	ErrProofFirst = errors.New("the image is not trusted, and the layer has to be proven before it is mounted")
+
+	errUnprovable = errors.New("nothing says which diffID it has to have")
+	errLater      = errors.New("that is under way")
+)
+
+// appearance says whether a mounted layer is shown to anybody. One that is brought for an image that is not trusted is not, until it is proven
+// or an image that is trusted has it too.
+type appearance struct {
+	mu    sync.Mutex
+	shown bool
+	gone  bool // it is taken down, and stays so
+}
+
+// is reports whether the layer is shown.
+func (a *appearance) is() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.shown && !a.gone
+}
+
+// end has a layer not be shown any more, and returns whether it was.
+func (a *appearance) end() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gone = true
+	return a.shown
+}
+
+// reveal shows a layer, and begins to fetch it, if that has not been done yet.
+func (f *FS) reveal(ctx context.Context, m *mounted) error {
+	m.appears.mu.Lock()
+	defer m.appears.mu.Unlock()
+	if m.appears.gone {
+		return errNotMounted
+	}
+	if m.appears.shown {
+		return nil
+	}
+	f.server.show(m.shown)
+	if err := f.show(ctx, m); err != nil {
+		f.server.hide(m.shown.id)
+		return err
+	}
+	f.fetch(ctx, m)
+	m.appears.shown = true
+	return nil
+}
+
+// distrusts says whether a layer has to be proven for src before src may have it.
+func (f *FS) distrusts(src Source, m *mounted) bool {
+	return !m.src.plain() && f.opts.Untrusted(src.Ref) && m.proof.known() == ""
+}
+
+// ProofFirst says whether a layer that is mounted is yet to be proven for src, which is not trusted: Mount does that.
+func (f *FS) ProofFirst(src Source) bool {
+	m, err := f.lookup(src.Digest)
+	return err == nil && f.distrusts(src, m)
+}
+
+// admit gives src a layer that is in its slot. For one that is not trusted the layer is fetched and proven first; without wait that is an error,
+// and goes on.
+func (f *FS) admit(ctx context.Context, src Source, m *mounted, wait bool) error {
+	if f.distrusts(src, m) {
+		if !src.provable() {
+			return fmt.Errorf("%w: %w", ErrProofFirst, errUnprovable)
+		}
+		if !wait {
+			f.tasks.start(ctx, func(ctx context.Context) { _ = f.proveFirst(ctx, m) }) // whoever needs the layer gets the error
+			return fmt.Errorf("%w: %w", ErrProofFirst, errLater)
+		}
+		if err := f.proveFirst(ctx, m); err != nil && !errors.Is(err, ErrRefused) {
+			return fmt.Errorf("%w: %w", ErrProofFirst, err)
+		}
+	}
+	if !m.src.plain() {
+		if err := src.proven(m.proof.known()); err != nil {
+			return err
+		}
+	}
+	return f.reveal(context.WithoutCancel(ctx), m) // that takes a moment, and who else has it would lose it
+}
+
+// proveFirst fetches all of a layer and proves it, once for all who wait for that. When ctx ends it goes on, for the next attempt.
+func (f *FS) proveFirst(ctx context.Context, m *mounted) error {
+	return f.once(ctx, &f.proving, m.src.Digest.String(), func(ctx context.Context) error {
+		if err := m.shown.layer.FillFirst(ctx); err != nil {
+			return err
+		}
+		return f.prove(ctx, m)
+	})
+}
+
+// remembered checks src against what was found out of its layer, if that was another one than some image had claimed, before it was removed. The
+// error wraps ErrRefused.
+func (f *FS) remembered(src Source) error {
+	if src.TOCDigest == "" || !src.provable() {
+		return nil
+	}
+	return src.proven(f.opts.Store.Refused(src.Digest, src.TOCDigest))
+}
