@@ -132,6 +132,7 @@ func (s *Store) release(l *Layer) bool {
 		return false
 	}
 	if s.open[l.digest] == l {
+		l.closeRecord()
 		delete(s.open, l.digest)
 	}
 	return true
@@ -189,7 +190,7 @@ func (s *Store) Usage() (int64, error) {
 func dirUsage(dir string) (int64, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return 0, err
+		return 0, misplaced(err)
 	}
 	var sum int64
 	for _, e := range entries {
