@@ -217,7 +217,7 @@ func TestUntouched(t *testing.T) {
 		for ended, end := range ends {
 			for _, boot := range []string{bootA, bootB} {
 				t.Run(strings.Join([]string{state, ended, boot[:1]}, ", "), func(t *testing.T) {
-					s := make(t, t.TempDir(), end)
+					s := make(t, memoryDir(t), end)
 					claimed := s.claimed(t, boot)
 					looked := ended == "killed" || boot == bootB // before what is there counts
 					if s.sealed {
@@ -447,7 +447,7 @@ func TestTamperedStore(t *testing.T) {
 	for how, tamper := range tamperings {
 		for _, name := range []string{"lock", "format", "serial", "clean", "tmp", "sha256", "."} {
 			t.Run(how+" "+name, func(t *testing.T) {
-				s := states["sealed"](t, t.TempDir(), ends["closed"])
+				s := states["sealed"](t, memoryDir(t), ends["closed"])
 				file := filepath.Join(s.root, "layers", name)
 				if name == "tmp" || name == "sha256" || name == "." {
 					switch how {
@@ -488,7 +488,7 @@ func TestTamperedStore(t *testing.T) {
 // TestIDsRunOut: no number in the file makes it impossible to make layers.
 func TestIDsRunOut(t *testing.T) {
 	for _, serial := range []string{"4294967295\n", "2147483648", "99999999999999999999", "-1", "\x00\x00", ""} {
-		root := t.TempDir()
+		root := memoryDir(t)
 		closeAll(t, openStore(t, root, bootA))
 		if err := os.WriteFile(filepath.Join(root, "layers", "serial"), []byte(serial), 0o600); err != nil {
 			t.Fatal(err)
@@ -505,7 +505,7 @@ func TestIDsRunOut(t *testing.T) {
 
 // TestForeignEntries: what lies in the store and is no layer does not keep it from working.
 func TestForeignEntries(t *testing.T) {
-	s := states["sealed"](t, t.TempDir(), ends["closed"])
+	s := states["sealed"](t, memoryDir(t), ends["closed"])
 	layers := filepath.Join(s.root, "layers", "sha256")
 	file, empty := digest.FromString("file"), digest.FromString("empty")
 	err := errors.Join(
@@ -540,7 +540,7 @@ func TestForeignEntries(t *testing.T) {
 
 // TestRecheckUnseals: what is stored in the place of what a sealed layer has lost is not believed after a reboot, though the store was closed.
 func TestRecheckUnseals(t *testing.T) {
-	root := t.TempDir()
+	root := memoryDir(t)
 	s := tamperSample
 	store := openStore(t, root, bootA)
 	l := s.create(t, store)
