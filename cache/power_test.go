@@ -164,9 +164,8 @@ func (p *powerLoss) fill(t *testing.T, disk *recordedDisk) (sealed []sealing, cl
 		s := openStore(t, root, boot)
 		ended := make(chan struct{})
 		var kernel, wg sync.WaitGroup
-		kernel.Go(func() {
-			writeBack(filepath.Join(root, "layers"), rand.New(rand.NewPCG(uint64(p.boots), uint64(process))), ended)
-		})
+		back := &writeBack{dir: filepath.Join(root, "layers"), rnd: rand.New(rand.NewPCG(uint64(p.boots), uint64(process)))}
+		kernel.Go(func() { back.until(ended) })
 		for i, l := range p.layers {
 			rnd := rand.New(rand.NewPCG(p.rnd.Uint64(), uint64(i)))
 			if rnd.IntN(3) == 0 {
@@ -203,30 +202,43 @@ func (p *powerLoss) fill(t *testing.T, disk *recordedDisk) (sealed []sealing, cl
 		} else {
 			closeAll(t, s.lock)
 		}
+		for range p.rnd.IntN(20) {
+			back.some()
+		}
 	}
 	return sealed, closed
 }
 
 // writeBack is the kernel that writes back files in any order.
-func writeBack(dir string, rnd *rand.Rand, ended <-chan struct{}) {
+type writeBack struct {
+	dir string
+	rnd *rand.Rand
+}
+
+func (w *writeBack) until(ended <-chan struct{}) {
 	for {
 		select {
 		case <-ended:
 			return
 		default:
+			w.some()
 		}
-		if rnd.IntN(20) == 0 {
-			if f, err := os.Open(dir); err == nil {
-				_ = unix.Syncfs(int(f.Fd()))
-				f.Close()
-			}
-			continue
+	}
+}
+
+// some writes back a file, more often one that says something of others than what it says it of; and now and then all of them.
+func (w *writeBack) some() {
+	if w.rnd.IntN(40) == 0 {
+		if f, err := os.Open(w.dir); err == nil {
+			_ = unix.Syncfs(int(f.Fd()))
+			f.Close()
 		}
-		names, err := filepath.Glob(filepath.Join(dir, "sha256", "*", []string{"present", "present", "data", "*"}[rnd.IntN(4)]))
-		if err != nil || len(names) == 0 {
-			continue
-		}
-		_ = syncFile(names[rnd.IntN(len(names))]) // it may be gone
+		return
+	}
+	kind := []string{presentName, recordName, presentName, recordName, dataName, "*"}[w.rnd.IntN(6)]
+	names, err := filepath.Glob(filepath.Join(w.dir, "sha256", "*", kind))
+	if err == nil && len(names) > 0 {
+		_ = syncFile(names[w.rnd.IntN(len(names))]) // it may be gone
 	}
 }
 
