@@ -30,13 +30,13 @@ demo: ## pull and run a real image lazily and with overlayfs, and print the tabl
 
 .PHONY: test
 test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with the race detector; decoders also without libdeflate
-	.ci/install $(DEV) erofs-utils e2fsprogs umoci debootstrap
+	.ci/install $(DEV) erofs-utils e2fsprogs xfsprogs umoci debootstrap
 	CGO_ENABLED=1 go test -race -timeout 30m -tags "$$(.ci/tags)" $(TESTFLAGS) $(PKG)
 	$(if $(filter ./...,$(PKG)),CGO_ENABLED=0 go build ./... && CGO_ENABLED=0 go test $(TESTFLAGS) ./fs/libdeflate ./fs/toc)
 
 .PHONY: test-all
 test-all: ## `make test` with the larger Debian images and the daemon under the race detector, most packages once more on one CPU, and `make fuzz`
-	.ci/install $(DEV) erofs-utils e2fsprogs umoci debootstrap
+	.ci/install $(DEV) erofs-utils e2fsprogs xfsprogs umoci debootstrap
 	CGO_ENABLED=1 SLUICE_TEST_ALL=1 SLUICE_RACE=1 go test -race -timeout 60m -count=1 -tags "$$(.ci/tags)" ./...
 	CGO_ENABLED=0 go test -count=1 ./fs/libdeflate ./fs/toc
 	CGO_ENABLED=1 go test -race -timeout 60m -count=1 -cpu 1 -tags "$$(.ci/tags)" ./cache ./converter ./fs/... ./snapshotter

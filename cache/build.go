@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,6 +44,8 @@ type record struct {
 	Sums sums `json:"sums,omitempty"`
 	// Sealed says that all chunks are present, and were on disk when this was written.
 	Sealed bool `json:"sealed,omitempty"`
+	// Changed is when the files were changed for the last time, as far as they are believed because of that: see touched.go.
+	Changed ctimes `json:"changed"`
 	Info
 }
 
@@ -63,11 +66,11 @@ func buildLayer(dir string, rec record, build func(meta *os.File, add func(Chunk
 	if err := createSparse(filepath.Join(dir, dataName), rec.DataSize); err != nil {
 		return err
 	}
-	return rec.finish(dir, table, createPresence)
+	return rec.finish(dir, table, false)
 }
 
-// finish writes what is about the other files, once those are there and the chunk table has all its records.
-func (r record) finish(dir string, table *tableWriter, present func(name string, chunks int, boot string) error) (err error) {
+// finish writes what is about the other files, once those are there and the chunk table has all its records. The data file is full, or empty.
+func (r record) finish(dir string, table *tableWriter, full bool) (err error) {
 	if err := table.finish(); err != nil {
 		return err
 	}
@@ -80,7 +83,14 @@ func (r record) finish(dir string, table *tableWriter, present func(name string,
 			return err
 		}
 	}
-	if err := present(filepath.Join(dir, presentName), table.count, r.Boot); err != nil {
+	present := presenceOf{chunks: table.count, boot: r.Boot}
+	if present.dataCtime, err = fileCtime(filepath.Join(dir, dataName)); err != nil {
+		return err
+	}
+	if full {
+		present.present = table.count
+	}
+	if err := present.write(filepath.Join(dir, presentName)); err != nil {
 		return err
 	}
 	if r.Meta, err = checksum(filepath.Join(dir, metaName)); err != nil {
@@ -89,6 +99,10 @@ func (r record) finish(dir string, table *tableWriter, present func(name string,
 	if r.Chunks, err = checksum(filepath.Join(dir, chunksName)); err != nil {
 		return err
 	}
+	if r.Changed, err = readCtimes(dir); err != nil {
+		return err
+	}
+	r.Changed.Data = 0
 	return r.write(dir)
 }
 
@@ -103,7 +117,13 @@ func (r record) writeWith(dir string, write func(name string, b []byte) error) e
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(dir, recordName), append(b, '\n'))
+	b = append(b, '\n')
+	return write(filepath.Join(dir, recordName), append(b, recordSum(b)...))
+}
+
+// recordSum is the line that ends layer.json: a JSON string of its own, with the CRC-32C of all that stands before it.
+func recordSum(b []byte) string {
+	return fmt.Sprintf("\"crc32c:%08x\"\n", crc32.Checksum(b, castagnoli))
 }
 
 func createSparse(name string, size int64) error {
@@ -116,12 +136,20 @@ func createSparse(name string, size int64) error {
 
 // readRecord reads layer.json. A damaged one is as good as none: the error wraps fs.ErrNotExist.
 func readRecord(dir string) (record, error) {
-	b, err := os.ReadFile(filepath.Join(dir, recordName))
+	name := filepath.Join(dir, recordName)
+	if _, err := fileCtime(name); err != nil {
+		return record{}, misplaced(err)
+	}
+	b, err := os.ReadFile(name)
 	if err != nil {
 		return record{}, err
 	}
 	var rec record
-	if err := json.Unmarshal(b, &rec); err != nil {
+	text := b[:bytes.LastIndexByte(b[:max(0, len(b)-1)], '\n')+1]
+	if string(b[len(text):]) != recordSum(text) {
+		return record{}, damaged("%s: not what its checksum is of", recordName)
+	}
+	if err := json.Unmarshal(text, &rec); err != nil {
 		return record{}, damaged("%s: %v", recordName, err)
 	}
 	if rec.Version != formatVersion || rec.ID == 0 || rec.DataSize < 0 || rec.BlobSize < 0 || rec.PrefetchChunks < 0 ||

@@ -7,13 +7,15 @@
 //	data        the data file: the address space itself, sparse, filled chunk by chunk
 //	index       which chunks have a digest, to be found from other layers (see index.go); it may be missing
 //	present     the presence record: which chunks the data file holds
-//	layer.json  what the layer is, checksums of meta.erofs and chunks, the sum of the chunks' sizes, and whether it is sealed
+//	layer.json  what the layer is, checksums and ctimes of meta.erofs and chunks, and whether the layer is sealed; and a checksum of its own
 //	skeleton    what else the layer's tar has, until its digest is known (see skeleton.go); it may be missing
 //
 // Beside these folders refused.json remembers layers that were not what images claimed (see refusals.go).
 //
 // There are two kinds of layers. Those that Create makes come chunk by chunk, and what is lost of them is fetched again. Those that
 // Fill makes are there as a whole from the beginning, checked by whoever gave them, and come again as a whole.
+//
+// The format is described byte by byte in docs/store-format.md.
 //
 // # What is believed
 //
@@ -28,6 +30,21 @@
 // A complete layer is sealed: all its files are synced, and after them layer.json, which then says so. That is believed
 // across a boot, if the store was closed before; after a crash of the node the layer is hashed like any other. What must not
 // be believed is taken back before the store can count as closed again (see clean.go).
+//
+// What is synced, then, and when: layer.json, with the file that it replaces and its folder, when a layer is sealed, when that is taken
+// back, and when its diffID is known; before it is sealed the data file, meta.erofs, chunks and the presence record; the presence record when
+// it is opened in another boot, between the two steps in which marks become claims; the store's folder when "clean" comes or goes; "format".
+//
+// # What others may have done
+//
+// Within a boot, files are believed that nobody has written to since: their ctimes say so (see touched.go). Of meta.erofs and chunks they are
+// those in layer.json, else the checksums are compared. Of the data file it is the one in layer.json if the layer is sealed, and else the one in
+// the presence record, which is noted there when the layer is closed. If it is another one, or the process was killed and
+// has noted none, marks are claims as after a reboot. So what somebody damages, cuts or deletes while no process has the store is found out without
+// a scan, and what a process that was killed has stored is hashed once more, when it is used. A layer.json that is not what its own
+// checksum is of, a presence record that is not one, and anything that is not a file where one should be, make the layer absent.
+//
+// What a disk changes by itself, behind a ctime, is found out where chunks are hashed, and not in a layer that is sealed.
 //
 // Within a boot, a disk that fails or is full can lose what the page cache had taken. Seal finds out and has it fetched
 // again; before that, what was stored can come back wrong once the page cache has let go of it. What cannot be fetched again
@@ -118,6 +135,9 @@ func open(root, boot string) (_ *Store, err error) {
 			s.lock.Close()
 		}
 	}()
+	if err := s.clearWays(); err != nil {
+		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
+	}
 	if err := s.checkFormat(); err != nil {
 		return nil, fmt.Errorf("open layer store %s: %w", s.dir, err)
 	}
@@ -138,6 +158,7 @@ func open(root, boot string) (_ *Store, err error) {
 
 // Close gives the store up. Layers that are still open can still be read. A store whose folder is gone has nothing to say.
 func (s *Store) Close() error {
+	s.closeRecords()
 	if err := errors.Join(s.leaveClean(), s.lock.Close()); err != nil {
 		return fmt.Errorf("close layer store %s: %w", s.dir, err)
 	}
@@ -149,17 +170,20 @@ func (s *Store) Dir() string { return s.dir }
 
 func (s *Store) tempDir() string { return filepath.Join(s.dir, "tmp") }
 
-// clearTemp keeps the folder if there is one: a full disk has no room for another.
+// clearTemp keeps the folder if there is one: a full disk has no room for another. What cannot be removed is no reason to do without the
+// store: nobody looks at it, and it is tried again the next time.
 func (s *Store) clearTemp() error {
 	left, err := os.ReadDir(s.tempDir())
+	if errors.Is(err, unix.ENOTDIR) {
+		left, err = nil, errors.Join(os.Remove(s.tempDir()), os.Mkdir(s.tempDir(), 0o700))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return os.Mkdir(s.tempDir(), 0o700)
 	}
-	errs := []error{err}
 	for _, e := range left {
-		errs = append(errs, os.RemoveAll(filepath.Join(s.tempDir(), e.Name())))
+		os.RemoveAll(filepath.Join(s.tempDir(), e.Name()))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 func (s *Store) layerDir(d digest.Digest) string {
@@ -208,9 +232,12 @@ func (s *Store) checkFormat() error {
 	return writeSynced(name, []byte(strconv.Itoa(formatVersion)+"\n"))
 }
 
+// algorithms are those of the digests that layers have.
+var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512}
+
 func (s *Store) algorithmDirs() ([]string, error) {
 	var dirs []string
-	for _, a := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
+	for _, a := range algorithms {
 		dir := filepath.Join(s.dir, a.String())
 		if _, err := os.Stat(dir); err == nil {
 			dirs = append(dirs, dir)
@@ -226,7 +253,7 @@ func (s *Store) algorithmDirs() ([]string, error) {
 func (s *Store) readSerial() (uint32, error) {
 	var serial uint32
 	if b, err := os.ReadFile(filepath.Join(s.dir, "serial")); err == nil {
-		if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32); err == nil {
+		if n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 31); err == nil { // a larger one leaves no room for others
 			serial = uint32(n)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {

@@ -112,7 +112,7 @@ func (f *Filling) finish(dir string, rec record) error {
 			return err
 		}
 	}
-	return rec.finish(dir, table, createFull)
+	return rec.finish(dir, table, true)
 }
 
 // WriteAt writes a piece of the address space, behind all that was written before. What is passed over is zeros. The error wraps

@@ -74,12 +74,21 @@ type Layer struct {
 }
 
 // openLayer opens what is in dir. The error wraps fs.ErrNotExist where a file is missing or damaged.
-func openLayer(dir string, now session) (_ *Layer, err error) {
+func openLayer(dir string, now session) (*Layer, error) {
+	l, err := openFiles(dir, now)
+	return l, misplaced(err)
+}
+
+func openFiles(dir string, now session) (_ *Layer, err error) {
+	changed, err := readCtimes(dir)
+	if err != nil {
+		return nil, err
+	}
 	rec, err := readRecord(dir)
 	if err != nil {
 		return nil, err
 	}
-	if rec.Boot != now.boot {
+	if rec.Boot != now.boot || rec.Changed.Meta != changed.Meta || rec.Changed.Chunks != changed.Chunks {
 		if err := rec.verify(dir); err != nil {
 			return nil, err
 		}
@@ -93,9 +102,6 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 			err = errors.Join(err, l.free())
 		}
 	}()
-	if _, err := os.Stat(l.MetadataPath()); err != nil {
-		return nil, err
-	}
 	if l.table, err = openTable(filepath.Join(dir, chunksName)); err != nil {
 		return nil, err
 	}
@@ -106,14 +112,19 @@ func openLayer(dir string, now session) (_ *Layer, err error) {
 		return nil, err
 	}
 	l.direct = openDirect(l.DataPath())
+	if _, err := fileCtime(filepath.Join(dir, presentName)); err != nil {
+		return nil, err
+	}
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
 		return nil, err
 	}
-	if err := l.believe(rec, now); err != nil {
+	if err := clearWay(filepath.Join(dir, skeletonName)); err != nil {
+		return nil, err
+	}
+	if err := l.believe(rec, now, changed.Data); err != nil {
 		return nil, err
 	}
 	l.recent = make([]uint32, bitmapWords(l.table.count))
-	l.inherited = !l.Sealed() && l.presentChunks.Load() > 0
 	l.announce()
 	return l, nil
 }

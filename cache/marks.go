@@ -6,8 +6,8 @@ import (
 	"io/fs"
 )
 
-// Has reports whether the data file holds chunk i. The first call after a reboot for a chunk that was there before reads
-// and hashes it.
+// Has reports whether the data file holds chunk i. The first call after a reboot, or a crash of the daemon, for a chunk that was there
+// before reads and hashes it.
 func (l *Layer) Has(i int) bool {
 	return isSet(l.presence.present, i) || isSet(l.presence.claimed, i) && l.check(i)
 }
@@ -54,18 +54,25 @@ func (l *Layer) count(size int64) {
 	l.announce()
 }
 
-// believe decides what the marks of an earlier boot are worth, and whether the layer counts as sealed. The record that it is
-// goes for good before anything of the layer can be fetched anew.
-func (l *Layer) believe(rec record, now session) error {
+// believe decides what the marks of an earlier boot or process are worth, and whether the layer counts as sealed, if the data file was last
+// changed at ctime. The record that it is goes for good before anything of the layer can be fetched anew.
+func (l *Layer) believe(rec record, now session, ctime int64) error {
 	known := string(l.presence.boot()) == now.boot
-	if !known && (!rec.Sealed || !now.clean) {
+	sealed := rec.Sealed && rec.Changed.Data == ctime && (known || now.clean)
+	switch {
+	case sealed:
+	case !known:
 		if err := l.presence.distrust(); err != nil {
 			return err
 		}
+	case !l.presence.closed(ctime):
+		l.presence.disown()
 	}
+	l.presence.open()
 	copy(l.presence.boot(), now.boot)
 	l.countPresent()
-	l.sealed.Store(rec.Sealed && (known || now.clean) && l.Complete())
+	l.sealed.Store(sealed && l.Complete())
+	l.inherited = known && !l.sealed.Load() && l.presentChunks.Load()+int64(countSet(l.presence.claimed, l.table.count)) > 0
 	l.doubtful = rec.Sealed && !l.sealed.Load() && l.unseal() != nil
 	return nil
 }
@@ -105,8 +112,8 @@ func (l *Layer) countPresent() {
 	l.presentBytes.Store(bytes)
 }
 
-// Present returns how many chunks, of how many uncompressed bytes, the data file holds. Chunks from before a reboot
-// count once they were looked at.
+// Present returns how many chunks, of how many uncompressed bytes, the data file holds. Chunks that are only claimed to be there count once
+// they were looked at.
 func (l *Layer) Present() (chunks int, bytes int64) {
 	return int(l.presentChunks.Load()), l.presentBytes.Load()
 }

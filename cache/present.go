@@ -14,9 +14,9 @@ import (
 
 // A presence record is a header and two bitmaps of one bit a chunk, in native byte order (it never leaves its machine):
 //
-//	header   magic [8]byte, version u32, chunks u32, boot ID [36]byte, reserved [12]byte
+//	header   magic [8]byte, version u32, chunks u32, boot ID [36]byte, ctime of the data file u64, CRC-32C u32 (see touched.go)
 //	present  chunks that the data file holds, checked during the boot that the header names
-//	claimed  chunks that were present in an earlier boot and were not looked at since
+//	claimed  chunks that were present before a reboot, or before a crash of the daemon, and were not looked at since
 const (
 	presenceMagic   = "SLUICEPR"
 	presenceVersion = 1
@@ -32,30 +32,30 @@ type presence struct {
 	present, claimed []uint32
 }
 
-// createPresence writes a record of which no chunk is present.
-func createPresence(name string, chunks int, boot string) error {
-	return writePresence(name, chunks, boot, 0)
+// presenceOf is what a new presence record says.
+type presenceOf struct {
+	chunks, present int // of them the first ones
+	boot            string
+	dataCtime       int64 // see close
 }
 
-// createFull writes a record of which all chunks are present.
-func createFull(name string, chunks int, boot string) error {
-	return writePresence(name, chunks, boot, chunks)
-}
-
-func writePresence(name string, chunks int, boot string, present int) error {
+func (r presenceOf) write(name string) error {
+	boot, present := r.boot, r.present
 	if len(boot) != bootIDSize {
 		return fmt.Errorf("boot ID %q is not %d bytes", boot, bootIDSize)
 	}
-	b := append(make([]byte, 0, presenceHeader+8*bitmapWords(chunks)), presenceMagic...)
+	b := append(make([]byte, 0, presenceHeader+8*bitmapWords(r.chunks)), presenceMagic...)
 	b = binary.NativeEndian.AppendUint32(b, presenceVersion)
-	b = binary.NativeEndian.AppendUint32(b, uint32(chunks))
+	b = binary.NativeEndian.AppendUint32(b, uint32(r.chunks))
 	b = append(b, boot...)
 	b = append(b, make([]byte, presenceHeader-len(b))...)
 	for ; present > 0; present -= 32 {
 		b = binary.NativeEndian.AppendUint32(b, uint32(1<<min(present, 32)-1))
 	}
+	b = b[:cap(b)]
+	presence{mapping: b}.close(r.dataCtime)
 	// Written out, not left sparse: storing into a mapping must not need a block that a full disk hasn't got.
-	return os.WriteFile(name, b[:cap(b)], 0o600)
+	return os.WriteFile(name, b, 0o600)
 }
 
 // openPresence maps the record.
@@ -80,12 +80,10 @@ func openPresence(name string, chunks int) (presence, error) {
 // boot is the one that the record is of; it can be changed.
 func (p presence) boot() []byte { return p.mapping[16 : 16+bootIDSize] }
 
-// distrust turns marks into claims. Until another boot ID is stamped it may be done again, so the order between the two
+// distrust turns marks of an earlier boot into claims. Until another boot ID is stamped it may be done again, so the order between the two
 // bitmaps and the stamp on disk is all that matters.
 func (p presence) distrust() error {
-	for i := range p.present {
-		p.claimed[i] |= p.present[i]
-	}
+	p.claim()
 	if err := unix.Msync(p.mapping, unix.MS_SYNC); err != nil {
 		return fmt.Errorf("sync %s: %w", presentName, err)
 	}
@@ -94,6 +92,18 @@ func (p presence) distrust() error {
 		return fmt.Errorf("sync %s: %w", presentName, err)
 	}
 	return nil
+}
+
+// disown turns marks of an earlier process into claims. If the node crashes then, and loses half of that, marks are claims anyway.
+func (p presence) disown() {
+	p.claim()
+	clear(p.present)
+}
+
+func (p presence) claim() {
+	for i := range p.present {
+		p.claimed[i] |= p.present[i]
+	}
 }
 
 func bit(i int) (word int, mask uint32) { return i / 32, 1 << (i % 32) }

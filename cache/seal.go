@@ -132,10 +132,20 @@ func (l *Layer) verify(ctx context.Context, i int) (bool, error) {
 
 // Recheck reads and hashes all chunks, and makes those absent that the disk has lost. The error wraps ErrIncomplete if there are any.
 func (l *Layer) Recheck(ctx context.Context) error {
+	l.sealing.Lock()
+	defer l.sealing.Unlock()
 	if !l.Complete() {
 		return ErrIncomplete
 	}
-	return l.verifyAll(ctx)
+	err := l.verifyAll(ctx)
+	if err != nil && l.sealed.Load() && !l.Complete() { // what is stored from now on nobody has synced
+		l.sealed.Store(false)
+		if undone := l.unseal(); undone != nil {
+			l.store.doubtful.Store(true)
+			err = errors.Join(err, undone)
+		}
+	}
+	return err
 }
 
 // unmark makes a chunk absent. Readers that have asked Has already get what the page cache or the disk has.
@@ -168,5 +178,10 @@ func setSealed(dir string, sealed bool) error {
 		return err
 	}
 	rec.Sealed = sealed
+	if sealed {
+		if rec.Changed, err = readCtimes(dir); err != nil {
+			return err
+		}
+	}
 	return rec.writeSynced(dir)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -155,12 +154,12 @@ func (l *Layer) recount() {
 // Touch records that the layer is used now, for LastUse in this process and later ones.
 func (l *Layer) Touch() {
 	now := time.Now()
-	_ = os.Chtimes(filepath.Join(l.dir, chunksName), now, now) // the mtime of what never changes; without it other layers go first
+	_ = os.Chtimes(l.dir, now, now) // files have ctimes that matter; without this other layers go first
 }
 
-// LastUse returns when Touch was called last, or the layer made. The error wraps fs.ErrNotExist if it was removed.
+// LastUse returns when Touch was called last, or files of the layer made or replaced. The error wraps fs.ErrNotExist if it was removed.
 func (l *Layer) LastUse() (time.Time, error) {
-	st, err := os.Stat(filepath.Join(l.dir, chunksName))
+	st, err := os.Stat(l.dir)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("last use of layer %s: %w", l.digest, err)
 	}

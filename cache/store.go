@@ -174,6 +174,7 @@ func (s *Store) release(l *Layer) (last, removed bool) {
 	}
 	removed = s.open[l.digest] != l
 	if !removed {
+		l.closeRecord()
 		delete(s.open, l.digest)
 	}
 	return true, removed
@@ -195,7 +196,7 @@ func (s *Store) Usage() ([]Usage, error) {
 	var out []Usage
 	for _, d := range digests {
 		u := Usage{Digest: d, Bytes: s.charged(d)}
-		if st, err := os.Stat(filepath.Join(s.layerDir(d), chunksName)); err == nil {
+		if st, err := os.Stat(s.layerDir(d)); err == nil {
 			u.LastUse = st.ModTime()
 		}
 		out = append(out, u)
@@ -247,7 +248,7 @@ func (s *Store) Created(d digest.Digest) (time.Time, error) {
 func dirUsage(dir string) (int64, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return 0, err
+		return 0, misplaced(err)
 	}
 	var sum int64
 	for _, e := range entries {
