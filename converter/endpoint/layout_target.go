@@ -56,10 +56,13 @@ type layoutTarget struct {
 
 func (t *layoutTarget) String() string { return t.spec.String() }
 
+// mkdir makes a folder, if it is not there. Whoever finds it there puts something into it, which has to be remembered behind it.
 func (t *layoutTarget) mkdir(dir string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	err := os.Mkdir(dir, 0o777)
 	if err == nil {
-		t.remember(dir)
+		t.made = append(t.made, dir)
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return nil
