@@ -36,7 +36,7 @@ func TestPowerLoss(t *testing.T) {
 			}
 			p := &powerLoss{kind: kind, rnd: rand.New(rand.NewPCG(11, 12)), work: t.TempDir()}
 			p.makeLayers()
-			runs, moments := 2, 4
+			runs, moments := 2, 2
 			if os.Getenv("SLUICE_TEST_ALL") != "" {
 				runs, moments = 10, 40
 			}

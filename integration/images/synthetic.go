@@ -126,3 +126,13 @@ func Distinct(ctx context.Context, i int) (*Image, error) {
 	f := newForest(1_000+uint64(i), 320, func(int) int { return 50_000 })
 	return f.image(ctx, fmt.Sprintf("distinct-%d", i), 1)
 }
+
+// Few makes the i-th, from 0, of images that have only base and probe in common: a layer of 32 files, 16 MB, 8 MB compressed. Its command
+// reads 20 of them and prints SampleLine.
+func Few(ctx context.Context, i int) (*Image, error) {
+	if i < 0 {
+		return nil, fmt.Errorf("image %d of few files: want 0 or more", i)
+	}
+	f := newForest(5_000+uint64(i), 32, func(int) int { return 500_000 })
+	return f.image(ctx, fmt.Sprintf("few-%d", i), 1)
+}
