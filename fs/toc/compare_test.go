@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/containerd/stargz-snapshotter/estargz/externaltoc"
 
 	"github.com/sluice-snapshotter/sluice/fs/metadata"
 )
@@ -152,6 +153,10 @@ func TestCompareTakesWhatIsRight(t *testing.T) {
 					t.Errorf("%s: %v", way, err)
 				}
 			}
+			b, l := lossless(t, layer)
+			if _, err := compareBoth(t, b, l); err != nil {
+				t.Errorf("lossless: %v", err)
+			}
 		})
 	}
 }
@@ -160,6 +165,37 @@ func zstdOf(t *testing.T, layer []byte) blob {
 	b := pack(t, layer, withZstd(), estargz.WithChunkSize(4096))
 	b.format = ZstdChunked
 	return b
+}
+
+// lossless makes a layer with an external TOC, whose tar is as it was, and the layout of that.
+func lossless(t *testing.T, layer []byte) (blob, *Layout) {
+	t.Helper()
+	var packed, table bytes.Buffer
+	c := externaltoc.NewGzipCompressorWithLevel(1)
+	w := estargz.NewWriterWithCompressor(&packed, c)
+	if err := w.AppendTarLossLess(bytes.NewReader(layer)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.WriteTOCTo(&table); err != nil {
+		t.Fatal(err)
+	}
+	b := blob{bytes: packed.Bytes(), toc: d, format: EStargz}
+	if got := unpackAll(t, EStargz, b.bytes); !bytes.Equal(got, layer) {
+		t.Fatal("it is another tar")
+	}
+	raw, err := Fetch(bytes.NewReader(b.bytes), Wanted{BlobSize: int64(packed.Len()), Digest: d, External: func() ([]byte, error) { return table.Bytes(), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := raw.Layout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, l
 }
 
 // TestCompareAtFirstSight: what real layers have is right at first sight, and needs no tree.
