@@ -321,7 +321,7 @@ func lies(t *testing.T) map[string]struct {
 		"type":            change("fifo", "mode", func(e *estargz.TOCEntry) { e.Type = "char" }),
 		"hard link":       change("etc/link", "", func(e *estargz.TOCEntry) { e.LinkName = "etc/two" }),
 		"hard link times": change("etc/link", "modification time", func(e *estargz.TOCEntry) { e.ModTime3339 = "2001-01-01T00:00:00Z" }),
-		"hard link less": {"etc/link2", "hard link", func(entries tocEntries) tocEntries {
+		"hard link less": {"etc/link2", "contents", func(entries tocEntries) tocEntries {
 			for _, e := range slices.Clone(entries) {
 				if e.Name == "etc/zeros" {
 					again := *e
