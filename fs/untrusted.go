@@ -44,11 +44,11 @@ func (a *appearance) end() bool {
 func (f *FS) reveal(ctx context.Context, m *mounted) error {
 	m.appears.mu.Lock()
 	defer m.appears.mu.Unlock()
-	if m.appears.gone {
-		return errNotMounted
-	}
-	if m.appears.shown {
+	switch {
+	case m.appears.shown: // if it has been taken down since, that is as if it came after
 		return nil
+	case m.appears.gone:
+		return errNotMounted
 	}
 	f.server.show(m.shown)
 	if err := f.show(ctx, m); err != nil {

@@ -180,6 +180,9 @@ func TestUntrustedHoldsNobodyUp(t *testing.T) {
 	if st := n.Status(); len(st) != 1 || st[0].Mount() != "" || n.Mounted(l.digest) {
 		t.Errorf("mounted without a proof: %+v", st)
 	}
+	if _, err := n.Source(l.digest); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("source of a layer that is not mounted: %v", err)
+	}
 	path := n.mountLayer(t, trusted)
 	if names, err := os.ReadDir(filepath.Join(path, "etc")); err != nil || len(names) != 3 {
 		t.Errorf("%d names, %v", len(names), err)
@@ -194,6 +197,30 @@ func TestUntrustedHoldsNobodyUp(t *testing.T) {
 		t.Error(err)
 	}
 	compare(t, path, l.files)
+}
+
+// TestProofOnce: who waits for a layer's proof and who proves it in the background, at the same time, do that once.
+func TestProofOnce(t *testing.T) {
+	l := buildBlob(t, proofFiles(1))
+	r, results := newRegistry(t, l), make(chan bool, 10)
+	o := distrusting(EROFS, results)
+	o.Background, o.ProveOf = true, func(string) bool { return true }
+	n := newNode(t, o)
+	r.stallBelow = 1000
+	r.stall()
+	trusted := l.claimed(t, r.told(l))
+	trusted.Manifest = ""
+	n.mountLayer(t, trusted)
+	done := n.mounting(t.Context(), guest(trusted))
+	<-r.waiting
+	r.release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "native mount", func() bool { return n.Status()[0].Mount() == erofsNative })
+	if len(results) != 1 || !<-results {
+		t.Errorf("%d proofs more", len(results))
+	}
 }
 
 // TestUntrustedUnmounted: a layer that waits for its proof can be unmounted, and FS closed.

@@ -34,7 +34,9 @@ type registry struct {
 	host     string
 	down     atomic.Bool
 	requests atomic.Int64
-	content  map[string][]byte // by digest
+	hung     atomic.Pointer[chan struct{}] // until it is closed, nothing is answered
+	gaveUp   atomic.Int64                  // requests that did not wait for that
+	content  map[string][]byte             // by digest
 }
 
 func newRegistry(t *testing.T) *registry {
@@ -47,6 +49,14 @@ func newRegistry(t *testing.T) *registry {
 
 func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.requests.Add(1)
+	if hung := r.hung.Load(); hung != nil {
+		select {
+		case <-*hung:
+		case <-req.Context().Done():
+			r.gaveUp.Add(1)
+			return
+		}
+	}
 	if r.down.Load() {
 		http.Error(w, "down", http.StatusNotFound)
 		return

@@ -2,6 +2,8 @@ package snapshotter_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -151,10 +153,13 @@ func TestUntrustedLater(t *testing.T) {
 	if _, err := img.pull(ctx, s.containerd(), "pull"); err != nil {
 		t.Fatal(err)
 	}
-	r.down.Store(true)
+	hung := make(chan struct{})
+	r.hung.Store(&hung)
 	s.stop(t)
 	s.untrusted = distrust
 	s.start(t)
+	r.down.Store(true)
+	close(hung)
 	if s.fs.Mounted(img.layers[0].desc.Digest) {
 		t.Error("it is mounted unproven")
 	}
@@ -164,5 +169,42 @@ func TestUntrustedLater(t *testing.T) {
 	r.down.Store(false)
 	if got := run(t, ctx, s.containerd(), img, "container"); !reflect.DeepEqual(got, bottomFiles) {
 		t.Errorf("sees %d files, want %d", len(got), len(bottomFiles))
+	}
+	if n := r.gaveUp.Load(); n > 0 {
+		t.Errorf("the start has waited for %d requests in vain", n)
+	}
+}
+
+// TestUntrustedLost: the store has lost what was proven, and a trusted image has the layer again, unproven, when a container of the other one
+// starts.
+func TestUntrustedLost(t *testing.T) {
+	s := untrustedStand(t)
+	r := newRegistry(t)
+	shared := r.lazyLayer(t, bottomFiles)
+	img, guest := r.image(t, "library/app", shared), r.image(t, "guests/app", r.lazyLayer(t, middleFiles), shared)
+	ctx := namespace(t, "test")
+	for _, img := range []*image{guest, img} {
+		if _, err := img.pull(ctx, s.containerd(), img.ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.stop(t)
+	if err := os.RemoveAll(filepath.Join(s.root, "layers/sha256")); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t)
+	if _, err := s.containerd().Prepare(ctx, "trusted", img.top()); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.fs.Status(); len(st) != 1 || st[0].State != fs.Lazy {
+		t.Fatalf("%+v", st)
+	}
+	if _, err := s.containerd().Prepare(ctx, "guest", guest.top()); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range s.fs.Status() {
+		if l.State != fs.Complete {
+			t.Errorf("a container has it unproven: %+v", l)
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
+	"github.com/containerd/stargz-snapshotter/estargz/externaltoc"
 
 	"github.com/sluice-snapshotter/sluice/fs/metadata"
 )
@@ -152,6 +153,10 @@ func TestCompareTakesWhatIsRight(t *testing.T) {
 					t.Errorf("%s: %v", way, err)
 				}
 			}
+			b, l := lossless(t, layer)
+			if _, err := compareBoth(t, b, l); err != nil {
+				t.Errorf("lossless: %v", err)
+			}
 		})
 	}
 }
@@ -160,6 +165,37 @@ func zstdOf(t *testing.T, layer []byte) blob {
 	b := pack(t, layer, withZstd(), estargz.WithChunkSize(4096))
 	b.format = ZstdChunked
 	return b
+}
+
+// lossless makes a layer with an external TOC, whose tar is as it was, and the layout of that.
+func lossless(t *testing.T, layer []byte) (blob, *Layout) {
+	t.Helper()
+	var packed, table bytes.Buffer
+	c := externaltoc.NewGzipCompressorWithLevel(1)
+	w := estargz.NewWriterWithCompressor(&packed, c)
+	if err := w.AppendTarLossLess(bytes.NewReader(layer)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.WriteTOCTo(&table); err != nil {
+		t.Fatal(err)
+	}
+	b := blob{bytes: packed.Bytes(), toc: d, format: EStargz}
+	if got := unpackAll(t, EStargz, b.bytes); !bytes.Equal(got, layer) {
+		t.Fatal("it is another tar")
+	}
+	raw, err := Fetch(bytes.NewReader(b.bytes), Wanted{BlobSize: int64(packed.Len()), Digest: d, External: func() ([]byte, error) { return table.Bytes(), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := raw.Layout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, l
 }
 
 // TestCompareAtFirstSight: what real layers have is right at first sight, and needs no tree.
@@ -254,11 +290,11 @@ func lies(t *testing.T) map[string]struct {
 	add := func(e *estargz.TOCEntry) lie {
 		return lie{e.Name, "not in the tar", func(entries tocEntries) tocEntries { return append(entries, e) }}
 	}
-	swap := func(entries tocEntries, a, b string) {
+	swap := func(entries tocEntries, a, b, typ string) {
 		var of [2]tocEntries
 		for i, name := range []string{a, b} {
 			for _, e := range entries {
-				if e.Name == name {
+				if e.Name == name && (typ == "" || e.Type == typ) {
 					of[i] = append(of[i], e)
 				}
 			}
@@ -285,7 +321,7 @@ func lies(t *testing.T) map[string]struct {
 		"type":            change("fifo", "mode", func(e *estargz.TOCEntry) { e.Type = "char" }),
 		"hard link":       change("etc/link", "", func(e *estargz.TOCEntry) { e.LinkName = "etc/two" }),
 		"hard link times": change("etc/link", "modification time", func(e *estargz.TOCEntry) { e.ModTime3339 = "2001-01-01T00:00:00Z" }),
-		"hard link less": {"etc/link2", "hard link", func(entries tocEntries) tocEntries {
+		"hard link less": {"etc/link2", "contents", func(entries tocEntries) tocEntries {
 			for _, e := range slices.Clone(entries) {
 				if e.Name == "etc/zeros" {
 					again := *e
@@ -300,7 +336,11 @@ func lies(t *testing.T) map[string]struct {
 			e.Name = "etc/zero2"
 			return append(without(entries, "etc/zero2"), &e)
 		}},
-		"contents": {"etc/three", "contents", func(entries tocEntries) tocEntries { swap(entries, "etc/three", "etc/two"); return entries }},
+		"contents": {"etc/three", "contents", func(entries tocEntries) tocEntries { swap(entries, "etc/three", "etc/two", ""); return entries }},
+		"part of the contents": {"etc/three", "contents", func(entries tocEntries) tocEntries {
+			swap(entries, "etc/three", "etc/two", "chunk")
+			return entries
+		}},
 		"a file of zeros": {"etc/two", "contents", func(entries tocEntries) tocEntries {
 			for _, e := range entries {
 				if e.Name == "etc/two" {
@@ -368,6 +408,68 @@ func TestCompareFindsLies(t *testing.T) {
 				t.Errorf("%v; want %s: %s", d, lie.path, lie.what)
 			}
 		})
+	}
+}
+
+// TestCompareOtherTar: what is mounted is of one tar, and compared with another, of which each entry by itself seems to fit.
+func TestCompareOtherTar(t *testing.T) {
+	capable := func(m member) member { return m.xattr("security.capability", "some") }
+	for name, tars := range map[string]struct{ shown, tar []member }{
+		"links in a cycle":             {[]member{reg("a", ""), link(tar.TypeLink, "b", "a")}, []member{link(tar.TypeLink, "a", "b"), link(tar.TypeLink, "b", "a")}},
+		"a link that takes an xattr":   {[]member{capable(reg("a", "")), capable(link(tar.TypeLink, "b", "a"))}, []member{capable(reg("a", "")), link(tar.TypeLink, "b", "a")}},
+		"a link that gives one":        {[]member{reg("a", ""), link(tar.TypeLink, "b", "a")}, []member{reg("a", ""), capable(link(tar.TypeLink, "b", "a"))}},
+		"a copy in place of a link":    {[]member{reg("a", "x"), link(tar.TypeLink, "b", "a")}, []member{reg("a", "x"), reg("b", "x")}},
+		"a link in place of a copy":    {[]member{reg("a", "x"), reg("b", "x")}, []member{reg("a", "x"), link(tar.TypeLink, "b", "a")}},
+		"another that is linked to":    {[]member{reg("a", "x"), reg("c", "x"), link(tar.TypeLink, "b", "a")}, []member{reg("a", "x"), reg("c", "x"), link(tar.TypeLink, "b", "c")}},
+		"the last of two":              {[]member{reg("a", "one")}, []member{reg("a", "one"), reg("a", "two")}},
+		"a whiteout and then the name": {[]member{reg(".wh.a", "")}, []member{reg(".wh.a", ""), reg("a", "")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := packAsIs(t, makeTar(t, tars.shown...))
+			l := b.layout(t)
+			_, data := b.together(t, l)
+			s, other := shown(t, l, data), makeTar(t, tars.tar...)
+			p := &putTogether{tar: other, origins: make([]int64, len(other)), most: 1 << 30}
+			for i := range p.origins {
+				p.origins[i] = -1
+			}
+			var d *DifferenceError
+			if err := s.Compare(p); !errors.As(err, &d) {
+				t.Errorf("at first sight: %v", err)
+			}
+			p.pos = 0
+			if err := s.CompareTree(p); !errors.As(err, &d) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// fixedOrigin is a tar that says the same of all its bytes.
+type fixedOrigin struct{ io.Reader }
+
+func (fixedOrigin) Origin() int64 { return 0 }
+
+// TestCompareSparse: what a tar has left out of a sparse file comes from nowhere, whatever came before.
+func TestCompareSparse(t *testing.T) {
+	layer := sparseTar(t, "f", 1<<20, 400<<10, "in the middle")
+	var data space
+	l, err := Index(bytes.NewReader(layer), &data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := shown(t, l, data.Bytes())
+	for _, compare := range []func(Tar) error{s.Compare, s.CompareTree} {
+		if err := compare(fixedOrigin{bytes.NewReader(layer)}); err != nil {
+			t.Error(err)
+		}
+	}
+	data.Bytes()[1000] = 1
+	for _, compare := range []func(Tar) error{s.Compare, s.CompareTree} {
+		var d *DifferenceError
+		if err := compare(fixedOrigin{bytes.NewReader(layer)}); !errors.As(err, &d) {
+			t.Error(err)
+		}
 	}
 }
 
