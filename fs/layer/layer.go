@@ -120,6 +120,9 @@ func newLayer(ctx context.Context, o Options, store *cache.Layer, came extras) *
 		uncopied:  make(map[int]bool),
 	}
 	l.life, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
+	if came.tail != nil { // it is new: what others have of it is found out before somebody reads it
+		l.flights.Go(func() { l.endCopies(store.Sources()) })
+	}
 	l.keep(came)
 	return l
 }

@@ -16,7 +16,7 @@ const tokenPath = "/token"
 
 // TokenOptions of the token flow (https://distribution.github.io/distribution/spec/auth/token/).
 type TokenOptions struct {
-	User, Secret string        // asked for as basic authentication at the token server; "" means anyone gets a token
+	User, Secret string // asked for as basic authentication at the token server; "" means anyone gets a token
 	// Tenants are more users, with their secrets, who get tokens for the repositories below their own names only.
 	Tenants map[string]string
 	TTL     time.Duration // of a token; 0 means until ExpireTokens
