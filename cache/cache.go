@@ -124,6 +124,7 @@ func open(root, boot string) (_ *Store, err error) {
 		hashing: make(chan struct{}, 1), open: make(map[digest.Digest]*Layer),
 		budget: newBudget(), charges: make(map[digest.Digest]*charge),
 	}
+	s.budget.trouble.room = s.Free
 	if err := os.MkdirAll(s.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open layer store: %w", err)
 	}
@@ -159,6 +160,7 @@ func open(root, boot string) (_ *Store, err error) {
 // Close gives the store up. Layers that are still open can still be read. A store whose folder is gone has nothing to say.
 func (s *Store) Close() error {
 	s.closeRecords()
+	s.budget.trouble.stop()
 	if err := errors.Join(s.leaveClean(), s.lock.Close()); err != nil {
 		return fmt.Errorf("close layer store %s: %w", s.dir, err)
 	}

@@ -63,6 +63,7 @@ type Layer struct {
 	diffID     atomic.Pointer[digest.Digest] // nil if not known
 	skeletonMu sync.Mutex
 	skeleton   *os.File // to append to; nil until there is a piece
+	noSkeleton bool     // see GiveUpSkeleton
 
 	wholeMu sync.Mutex
 	whole   chan struct{} // see Whole
@@ -231,7 +232,9 @@ func (l *Layer) put(i int, c Chunk, p []byte) error {
 	if err != nil {
 		return err
 	}
-	l.mark(i, c.Size)
+	if !l.mark(i, c.Size) { // somebody else was faster
+		l.charge.drop(c.onDisk())
+	}
 	return nil
 }
 

@@ -32,6 +32,9 @@ func (l *Layer) check(i int) bool {
 	if isNew {
 		l.count(c.Size)
 	}
+	if !ok {
+		l.charge.drop(c.onDisk())
+	}
 	return ok
 }
 
@@ -42,10 +45,13 @@ func (l *Layer) intact(c Chunk) bool {
 	return err == nil && l.sums.sum(h) == c.Digest
 }
 
-func (l *Layer) mark(i int, size int64) {
-	if set(l.presence.present, i) {
+// mark makes a chunk present, and reports whether it was not before.
+func (l *Layer) mark(i int, size int64) bool {
+	isNew := set(l.presence.present, i)
+	if isNew {
 		l.count(size)
 	}
+	return isNew
 }
 
 func (l *Layer) count(size int64) {

@@ -23,7 +23,7 @@ type budget struct {
 	quota atomic.Pointer[Quota]
 	used  atomic.Int64
 
-	refused atomic.Bool   // see TakeRefused
+	refused atomic.Int64  // see TakeRefused
 	pressed chan struct{} // see Pressed
 
 	trouble trouble
@@ -59,8 +59,8 @@ func (s *Store) Used() int64 { return s.budget.used.Load() }
 // Pressed receives when there may be something to make room for: the store has come to its high watermark, or the disk is full.
 func (s *Store) Pressed() <-chan struct{} { return s.budget.pressed }
 
-// TakeRefused says whether something was not stored for the quota since it was called last.
-func (s *Store) TakeRefused() bool { return s.budget.refused.Swap(false) }
+// TakeRefused returns how many bytes were last not stored for the quota, since it was called last; 0 if that did not happen.
+func (s *Store) TakeRefused() int64 { return s.budget.refused.Swap(0) }
 
 // Crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
 func (s *Store) Crowded() bool { return s.budget.crowded() }
@@ -133,7 +133,8 @@ func (b *budget) take(n int64) error {
 	used := b.used.Add(n)
 	if q := b.quota.Load(); q.Limit > 0 && n > 0 && used > q.Limit {
 		b.used.Add(-n)
-		b.refused.Store(true)
+		b.refused.Store(n)
+		b.air() // somebody may have seen what was not taken in the end
 		b.alarm()
 		return fmt.Errorf("%w: %w: %d bytes more than the %d of %d that are used", ErrNotStored, ErrFull, n, used-n, q.Limit)
 	}

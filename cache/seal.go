@@ -153,6 +153,7 @@ func (l *Layer) unmark(i int) {
 	if !unset(l.presence.present, i) {
 		return
 	}
+	l.charge.drop(l.table.chunk(i).onDisk()) // of blocks that the disk may have still: whoever stores the chunk again takes them again
 	l.presentChunks.Add(-1)
 	l.presentBytes.Add(-l.table.size(i))
 	l.wholeMu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,8 +72,8 @@ func (l *Layer) Shed(want int64) (freed int64, err error) {
 		n, err = l.discard(batch)
 		freed += n
 	}
-	if freed > 0 {
-		l.shed.Store(true)
+	if freed > 0 && !l.shed.Swap(true) {
+		err = errors.Join(err, l.GiveUpSkeleton())
 	}
 	if err != nil {
 		err = fmt.Errorf("take contents of layer %s from the disk: %w", l.digest, err)
@@ -98,42 +99,59 @@ func (l *Layer) sweep(want int64, steps int) (batch []int, left int) {
 	return batch, steps
 }
 
-// discard makes chunks absent, and gives their blocks back. Of those that lie side by side, in the order of the table, the hole is one.
+// discard makes chunks absent, and gives their blocks back.
 func (l *Layer) discard(chunks []int) (freed int64, err error) {
 	l.content.Lock()
 	defer l.content.Unlock()
 	if l.pins.Load() > 0 {
 		return 0, nil
 	}
-	var begin, end int64
-	for _, i := range chunks {
-		if !l.forget(i) {
-			continue
+	chunks = slices.DeleteFunc(chunks, func(i int) bool { return !l.forget(i) })
+	slices.Sort(chunks)
+	for len(chunks) > 0 {
+		n := 1 // of those that lie side by side the hole is one
+		for n < len(chunks) && chunks[n] == chunks[n-1]+1 {
+			n++
 		}
-		c := l.table.chunk(i)
-		freed += c.onDisk()
-		if c.DataOffset != end {
-			err = errors.Join(err, l.punch(begin, end))
-			begin = c.DataOffset
+		if err = l.punch(chunks[0], chunks[n-1]); err != nil {
+			break
 		}
-		end = c.DataOffset + c.Size
+		for _, i := range chunks[:n] {
+			freed += l.table.chunk(i).onDisk()
+		}
+		chunks = chunks[n:]
 	}
-	if err = errors.Join(err, l.punch(begin, end)); err != nil {
-		return 0, err // who knows; a look at the disk when the layer is closed corrects the charge
+	if err != nil {
+		l.recountHeld() // who knows what is free
 	}
-	l.charge.drop(freed)
-	return freed, nil
+	return freed, err
 }
 
 // forget makes a chunk absent, if it was not.
 func (l *Layer) forget(i int) bool {
-	claimed := unset(l.presence.claimed, i)
+	if unset(l.presence.claimed, i) {
+		l.charge.drop(l.table.chunk(i).onDisk())
+		return true
+	}
 	present := isSet(l.presence.present, i)
 	l.unmark(i)
-	return claimed || present
+	return present
 }
 
-func (l *Layer) punch(begin, end int64) error {
+// punch frees the blocks of chunks [first, last], which are absent: those too that they share with others which are absent.
+func (l *Layer) punch(first, last int) error {
+	from, to := l.table.chunk(first), l.table.chunk(last)
+	begin, end := from.DataOffset, to.DataOffset+to.Size
+	if down := begin / fillBlock * fillBlock; l.vacant(first-1, -1, down, begin) {
+		begin = down
+	} else {
+		begin = blocks(begin)
+	}
+	if up := blocks(end); l.vacant(last+1, 1, end, up) {
+		end = up
+	} else {
+		end = end / fillBlock * fillBlock
+	}
 	if begin >= end {
 		return nil
 	}
@@ -141,11 +159,30 @@ func (l *Layer) punch(begin, end int64) error {
 	return os.NewSyscallError("fallocate", err)
 }
 
+// vacant reports whether no chunk from i on, in the direction of step, has bytes of [begin, end) on disk.
+func (l *Layer) vacant(i, step int, begin, end int64) bool {
+	for ; i >= 0 && i < l.table.count; i += step {
+		c := l.table.chunk(i)
+		if c.DataOffset+c.Size <= begin || c.DataOffset >= end {
+			break
+		}
+		if isSet(l.presence.present, i) || isSet(l.presence.claimed, i) {
+			return false
+		}
+	}
+	return true
+}
+
 // recount has the layer charged with what it takes on disk. Half-written chunks, those that a disk has lost, and blocks of the file system's
 // own make the difference. It waits for what is being stored.
 func (l *Layer) recount() {
 	l.content.Lock()
 	defer l.content.Unlock()
+	l.recountHeld()
+}
+
+// recountHeld is recount for who holds l.content.
+func (l *Layer) recountHeld() {
 	if n, err := dirUsage(l.dir); err == nil { // else it was removed, and is charged until it is closed
 		l.charge.set(n)
 	}

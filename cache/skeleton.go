@@ -46,7 +46,7 @@ func AppendPiece(records []byte, stream int64, piece []byte) []byte {
 func (l *Layer) KeepPieces(records []byte) error {
 	l.skeletonMu.Lock()
 	defer l.skeletonMu.Unlock()
-	if len(records) == 0 || l.diffID.Load() != nil { // nobody needs it any more
+	if len(records) == 0 || l.diffID.Load() != nil || l.noSkeleton { // nobody needs it any more
 		return nil
 	}
 	if l.skeleton == nil {
@@ -56,11 +56,11 @@ func (l *Layer) KeepPieces(records []byte) error {
 		}
 		l.skeleton = f
 	}
-	err := l.charge.add(int64(len(records)))
-	if err == nil {
-		_, err = l.skeleton.Write(records)
+	if err := l.charge.add(int64(len(records))); err != nil {
+		return fmt.Errorf("skeleton of layer %s: %w", l.digest, err) // what lacks is fetched for the proof
 	}
-	if err != nil {
+	if _, err := l.skeleton.Write(records); err != nil {
+		l.charge.drop(int64(len(records)))
 		// Half a record would hide all that comes after it.
 		return errors.Join(fmt.Errorf("skeleton of layer %s: %w: %w", l.digest, ErrNotStored, err), l.dropSkeleton())
 	}
@@ -82,6 +82,14 @@ func appendSkeleton(name string) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// GiveUpSkeleton removes the layer's skeleton, for as long as the layer is open: it would grow each time that something is fetched again.
+func (l *Layer) GiveUpSkeleton() error {
+	l.skeletonMu.Lock()
+	defer l.skeletonMu.Unlock()
+	l.noSkeleton = true
+	return l.dropSkeleton()
 }
 
 // DropSkeleton has the layer's skeleton begin anew: it is not what it should be.

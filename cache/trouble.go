@@ -8,20 +8,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// healTime is how long after a disk has begun to take what comes again that counts: room for some megabytes comes and goes.
+// healTime is how long nothing must have failed for a disk to count as healed: room for some megabytes comes and goes.
 const healTime = 10 * time.Second
 
-// trouble is a disk that does not take what is to be stored. The zero value is none.
+// trouble is a disk that does not take what is to be stored.
 type trouble struct {
-	mu   sync.Mutex
-	err  error
-	size int64       // bytes of the smallest write that failed
-	heal *time.Timer // runs since a write of that size went well; nil else
-	told func(error)
+	room func() int64 // bytes that the disk has free; in tests something else
+
+	mu    sync.Mutex
+	err   error
+	size  int64       // bytes of the last write that failed
+	taken bool        // something was stored since
+	heal  *time.Timer // runs while there is trouble
+	told  func(error)
 }
 
 // Trouble returns why what comes cannot be stored, as on a full or a failing disk; nil if it can. A quota that is reached is none. It ends
-// some seconds after something as large could be stored.
+// when nothing has failed for some seconds and something was stored, or a full disk has room again.
 func (s *Store) Trouble() error {
 	t := &s.budget.trouble
 	t.mu.Lock()
@@ -33,6 +36,15 @@ func (s *Store) Trouble() error {
 func (s *Store) OutOfSpace() bool { return outOfSpace(s.Trouble()) }
 
 func outOfSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// Free returns how many bytes the disk has free.
+func (s *Store) Free() int64 {
+	var st unix.Statfs_t
+	if unix.Statfs(s.dir, &st) != nil {
+		return 0
+	}
+	return int64(st.Bavail) * st.Bsize
+}
 
 // OnTrouble has f told when Trouble begins, with its error, and with nil when it ends. f must not block, nor call the Store.
 func (s *Store) OnTrouble(f func(error)) {
@@ -46,36 +58,43 @@ func (s *Store) OnTrouble(f func(error)) {
 func (t *trouble) note(n int64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case err == nil && t.err == nil:
-	case err == nil:
-		if n >= t.size && t.heal == nil {
-			t.heal = time.AfterFunc(healTime, t.end)
-		}
-	case t.err == nil:
-		t.err, t.size = err, n
+	if err == nil {
+		t.taken = t.err != nil
+		return
+	}
+	isNew := t.err == nil
+	t.err, t.size, t.taken = err, n, false
+	if isNew {
+		t.heal = time.AfterFunc(healTime, t.look)
 		t.tell(err)
-	default:
-		t.size = min(t.size, n)
-		if t.heal != nil {
-			t.heal.Stop()
-			t.heal = nil
-		}
+	} else {
+		t.heal.Reset(healTime)
 	}
 }
 
-func (t *trouble) end() {
+// look ends the trouble, if it is over.
+func (t *trouble) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.heal == nil || t.err == nil { // stopped too late
+	if t.taken || outOfSpace(t.err) && t.room() > 2*t.size {
+		t.err, t.heal = nil, nil
+		t.tell(nil)
 		return
 	}
-	t.err, t.heal = nil, nil
-	t.tell(nil)
+	t.heal.Reset(healTime)
 }
 
 func (t *trouble) tell(err error) {
 	if t.told != nil {
 		t.told(err)
+	}
+}
+
+// stop ends the wait for its end.
+func (t *trouble) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.heal != nil {
+		t.heal.Stop()
 	}
 }

@@ -47,7 +47,10 @@ const (
 func (f *FS) complete(ctx context.Context, m *mounted) {
 	for wait := f.retry; ; wait = min(2*wait, maxNativeRetry) {
 		if m.src.plain() {
-			if err := f.mend(ctx, m); err != nil && ctx.Err() == nil {
+			m.mending.Store(true)
+			err := f.mend(ctx, m)
+			m.mending.Store(false)
+			if err != nil && ctx.Err() == nil {
 				m.shown.logger.WithError(err).Warn("the layer could not be fetched again; it will be tried later")
 				if !pause(ctx, wait) {
 					return
@@ -88,6 +91,9 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 			return
 		}
 		logWhole(m, err, f.proves(m))
+		if errors.Is(err, errCrowded) {
+			wait = f.retry
+		}
 		if !pause(ctx, wait) {
 			return
 		}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,9 @@ const (
 
 	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes.
 	leastRelief = 64 << 20
+
+	// reliefPause is the least time between two such rounds.
+	reliefPause = 5 * time.Second
 )
 
 // use is when a layer was used last: mounted, or given to a container or taken back from it.
@@ -69,7 +73,7 @@ func (f *FS) relieve(ctx context.Context) {
 
 // MakeRoom makes what room can be made for something that cannot be used without being stored. It is for cache.Store.SetQuota.
 func (f *FS) MakeRoom() {
-	ctx, cancel := context.WithTimeout(context.Background(), makeRoomTimeout)
+	ctx, cancel := context.WithTimeout(f.relieving, makeRoomTimeout)
 	defer cancel()
 	f.makeRoom(ctx, true)
 }
@@ -94,19 +98,23 @@ func (f *FS) makeRoom(ctx context.Context, hard bool) {
 	}
 	for _, m := range f.byUse() {
 		over := f.opts.Store.Used() - g.shed
-		if over <= 0 {
+		if over <= 0 || ctx.Err() != nil {
 			return
 		}
-		freed, err := m.shown.layer.Store().Shed(over)
-		if err != nil {
-			m.shown.logger.WithError(err).Warn("contents of the layer could not be taken from the disk")
-		}
+		freed, err := m.shown.layer.Shed(over)
 		f.opts.Evicted(freed)
+		if err != nil { // the disk fails: more of it would only be lost
+			m.shown.logger.WithError(err).Warn("contents of the layer could not be taken from the disk")
+			return
+		}
 	}
 }
 
 // goals are down to how many bytes room is made: by removing idle layers, and by shedding contents of others.
 type goals struct{ idle, shed int64 }
+
+// enough is a goal that is reached.
+const enough = math.MaxInt64
 
 func (f *FS) goals(hard bool) goals {
 	st := f.opts.Store
@@ -114,36 +122,44 @@ func (f *FS) goals(hard bool) goals {
 	margin := (q.Limit - q.High) / 2
 	switch {
 	case st.OutOfSpace():
+		if st.Free() > leastRelief || time.Since(f.relieved) < reliefPause { // others may eat what is given up
+			return goals{enough, enough}
+		}
+		f.relieved = time.Now()
 		goal := max(0, used-max(used/10, leastRelief))
 		return goals{goal, goal}
-	case q.Limit == 0:
-		return goals{math.MaxInt64, math.MaxInt64}
+	case st.Trouble() != nil || q.Limit == 0:
+		return goals{enough, enough}
 	case hard:
 		return goals{q.Low, q.Low}
-	case refused || used > q.High+margin: // readers have filled it: nothing else is stored above the high watermark
-		return goals{q.Low, q.High - margin}
+	case refused > 0 || used > q.High+margin: // readers have filled it: nothing else is stored above the high watermark
+		return goals{q.Low, min(q.High-margin, q.Limit-2*refused)}
 	case used >= q.High:
-		return goals{q.Low, math.MaxInt64}
+		return goals{q.Low, enough}
 	default:
-		return goals{math.MaxInt64, math.MaxInt64} // the alarm is old
+		return goals{enough, enough} // the alarm is old
 	}
 }
 
 // byUse lists the mounted layers, those first that were not used for the longest time.
 func (f *FS) byUse() []*mounted {
 	all := f.all()
-	slices.SortFunc(all, func(a, b *mounted) int { return int(b.used.since() - a.used.since()) })
+	at := make(map[*mounted]int64, len(all))
+	for _, m := range all {
+		at[m] = m.used.at.Load()
+	}
+	slices.SortFunc(all, func(a, b *mounted) int { return cmp.Compare(at[a], at[b]) })
 	return all
 }
 
-// evict removes a layer that nobody has, if it was not used just now.
+// evict removes a layer that nobody has, if it was not used just now. What does not appear is being proven, and what is being mended waits for
+// room itself, perhaps.
 func (f *FS) evict(ctx context.Context, m *mounted) {
-	if m.ways.held() || m.used.since() < f.grace || !m.appears.is() { // what does not appear is being proven
-		return
-	}
-	bytes, err := f.removeIdle(ctx, m)
+	idle := func() bool { return m.used.since() >= f.grace && m.appears.is() && !m.mending.Load() }
+	bytes, err := f.removeIdle(ctx, m, idle)
 	switch {
 	case errors.Is(err, ErrInUse):
+	case ctx.Err() != nil || errors.Is(err, errClosed):
 	case err != nil:
 		m.shown.logger.WithError(err).Warn("a layer that no container has could not be removed whole")
 	default:
@@ -152,15 +168,22 @@ func (f *FS) evict(ctx context.Context, m *mounted) {
 	}
 }
 
-// removeIdle takes a layer down that nobody has, and removes it from the store. It returns what it took on disk.
-func (f *FS) removeIdle(ctx context.Context, m *mounted) (bytes int64, err error) {
+// removeIdle takes a layer down that nobody has, if idle says so too, and removes it from the store. It returns what it took on disk.
+func (f *FS) removeIdle(ctx context.Context, m *mounted, idle func() bool) (bytes int64, err error) {
+	if m.ways.held() || !idle() {
+		return 0, ErrInUse
+	}
 	s, err := f.take(ctx, m.src.Digest)
 	if err != nil || s == nil {
 		return 0, err
 	}
 	defer f.leaving.Done()
-	unmount, idle := m.ways.abandon()
-	if s.mounted != m || !idle {
+	if s.mounted != m || !idle() {
+		f.keep(s)
+		return 0, ErrInUse
+	}
+	unmount, ok := m.ways.abandon()
+	if !ok {
 		f.keep(s)
 		return 0, ErrInUse
 	}
@@ -177,14 +200,29 @@ var ErrInUse = errors.New("a container uses the layer")
 // Remove removes a layer from the store that no container has. Its snapshots stay: who uses them again has it fetched again. It returns what
 // the layer took on disk. Errors: ErrInUse, fs.ErrNotExist.
 func (f *FS) Remove(ctx context.Context, d digest.Digest) (bytes int64, err error) {
-	m, err := f.lookup(d)
-	if err == nil {
-		bytes, err = f.removeIdle(ctx, m)
-	} else if bytes, _, err = f.Usage(d); err == nil {
-		err = f.opts.Store.Remove(d)
+	m, err := f.settled(ctx, d)
+	switch {
+	case err != nil:
+	case m != nil:
+		bytes, err = f.removeIdle(ctx, m, func() bool { return !m.mending.Load() })
+	default:
+		if bytes, _, err = f.Usage(d); err == nil {
+			err = f.opts.Store.Remove(d)
+		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("remove layer %s: %w", d, err)
 	}
 	return bytes, nil
+}
+
+// settled returns a layer that is mounted, nil if it is not, once what is under way with it is over.
+func (f *FS) settled(ctx context.Context, d digest.Digest) (*mounted, error) {
+	s, err := f.take(ctx, d)
+	if s == nil || err != nil {
+		return nil, err
+	}
+	defer f.leaving.Done()
+	f.keep(s)
+	return s.mounted, nil
 }

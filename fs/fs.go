@@ -193,8 +193,12 @@ type FS struct {
 	settling  time.Duration // settleTime, but in tests
 	patience  time.Duration // bringTimeout, but in tests
 	started   time.Time
-	grace     time.Duration // evictGrace, but in tests
-	relief    chan struct{} // held while room is made
+	grace     time.Duration   // evictGrace, but in tests
+	relief    chan struct{}   // held while room is made
+	relieved  time.Time       // when a full disk was, guarded by relief
+	relieving context.Context //nolint:containedctx // ends when the FS begins to close
+	noRelief  context.CancelFunc
+	relievers sync.WaitGroup
 	server    *server
 	tasks     tasks
 	manifests manifests
@@ -264,7 +268,8 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 		slots:    make(map[digest.Digest]*slot),
 	}
 	srv.begins = f.begins
-	f.tasks.start(ctx, f.relieve)
+	f.relieving, f.noRelief = context.WithCancel(context.WithoutCancel(ctx))
+	f.relievers.Go(func() { f.relieve(f.relieving) })
 	return f, nil
 }
 
@@ -281,6 +286,8 @@ func (f *FS) Close() error {
 }
 
 func (f *FS) close() error {
+	f.noRelief()
+	f.relievers.Wait()
 	f.tasks.close()
 	var errs []error
 	if err := withdraw(f.opts.MountDir); err != nil {

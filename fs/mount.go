@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -43,6 +44,7 @@ type mounted struct {
 	appears appearance
 	ways    ways
 	used    use
+	mending atomic.Bool   // a plain layer is being streamed again
 	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end
 	ended   chan struct{} // closed when neither is under way any more

@@ -42,7 +42,7 @@ func (f *FS) HasWhiteouts(d digest.Digest) bool {
 
 // Drop ends what Path has promised to holder, for all layers.
 func (f *FS) Drop(holder string) {
-	for _, m := range f.all() {
+	for _, m := range f.allStanding() {
 		if m.ways.drop(holder) {
 			m.used.touch(m.shown.layer.Store())
 		}

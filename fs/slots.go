@@ -98,6 +98,19 @@ func (f *FS) all() []*mounted {
 	return all
 }
 
+// allStanding lists also those that are on their way out.
+func (f *FS) allStanding() []*mounted {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []*mounted
+	for _, s := range f.slots {
+		if s.mounted != nil {
+			all = append(all, s.mounted)
+		}
+	}
+	return all
+}
+
 // take claims the slot of a mounted layer for unmounting; nil if it is not mounted. It waits for a mount or another
 // unmount under way.
 func (f *FS) take(ctx context.Context, d digest.Digest) (*slot, error) {

@@ -31,15 +31,26 @@ type ways struct {
 	remount  func(way) error // at the same path
 	logger   *log.Entry
 
-	mu   sync.Mutex
-	list []way // empty once closed
+	mu     sync.Mutex
+	list   []way // empty once closed
+	closed bool
 }
 
 // add takes a better way.
 func (w *ways) add(kind, path string) {
+	one := way{kind: kind, path: path, holders: make(map[string]struct{})}
 	w.mu.Lock()
-	w.list = append(w.list, way{kind: kind, path: path, holders: make(map[string]struct{})})
+	closed := w.closed
+	if !closed {
+		w.list = append(w.list, one)
+	}
 	w.mu.Unlock()
+	if closed {
+		if err := w.unmount(one); err != nil {
+			w.logger.WithError(err).Warn("a mount that comes too late stays")
+		}
+		return
+	}
 	w.retire()
 }
 
@@ -95,7 +106,7 @@ func (w *ways) abandon() (unmount func() error, ok bool) {
 		return nil, false
 	}
 	list := w.list
-	w.list = nil
+	w.list, w.closed = nil, true
 	return func() error { return w.unmountAll(list) }, true
 }
 
@@ -144,7 +155,7 @@ func (w *ways) kinds() []string {
 func (w *ways) close() error {
 	w.mu.Lock()
 	list := w.list
-	w.list = nil
+	w.list, w.closed = nil, true
 	w.mu.Unlock()
 	return w.unmountAll(list)
 }

@@ -2,7 +2,9 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	iofs "io/fs"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -87,16 +89,32 @@ func (s *Snapshotter) chain(ctx context.Context, name string) (chain []snapshot,
 
 // ensure mounts the layers of a chain that are not mounted, because a restart
 // could not.
-func (s *Snapshotter) ensure(ctx context.Context, chain []snapshot) error {
+//
+// Each stays mounted for holder, until fs.FS.Drop: mounting the next may take
+// long, and make room for itself.
+func (s *Snapshotter) ensure(ctx context.Context, chain []snapshot, holder string) error {
 	for _, snap := range chain {
 		if !snap.remote() {
 			continue
 		}
-		if err := s.ensureLayer(ctx, snap.source()); err != nil {
+		if err := s.hold(ctx, snap.source(), holder); err != nil {
 			return unavailable(snap, err)
 		}
 	}
 	return nil
+}
+
+// hold mounts a layer that is not mounted, and keeps it so.
+func (s *Snapshotter) hold(ctx context.Context, src fs.Source, holder string) error {
+	for {
+		if err := s.ensureLayer(ctx, src); err != nil {
+			return err
+		}
+		_, err := s.fs.Path(src.Digest, holder)
+		if !errors.Is(err, iofs.ErrNotExist) || ctx.Err() != nil {
+			return err
+		} // it was just removed to make room
+	}
 }
 
 func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {

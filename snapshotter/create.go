@@ -107,7 +107,9 @@ func (s *Snapshotter) create(ctx context.Context, c creation) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	if err := s.ensure(ctx, chain); err != nil {
+	holder := s.visitor(c.key)
+	defer s.fs.Drop(holder)
+	if err := s.ensure(ctx, chain, holder); err != nil {
 		return nil, err
 	}
 	if c.wait {

@@ -27,11 +27,11 @@ func (s *Snapshotter) checkImplied(ctx context.Context, target, parent string, l
 	if err != nil {
 		return err
 	}
-	if err := s.ensure(ctx, chain); err != nil {
-		return err
-	}
 	holder := s.visitor(target)
 	defer s.fs.Drop(holder)
+	if err := s.ensure(ctx, chain, holder); err != nil {
+		return err
+	}
 	lowers, err := s.lowers(chain, holder)
 	if err != nil {
 		return err

@@ -46,7 +46,9 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	if err := s.ensure(ctx, chain); err != nil {
+	holder := s.visitor(key)
+	defer s.fs.Drop(holder)
+	if err := s.ensure(ctx, chain, holder); err != nil {
 		return nil, err
 	}
 	s.bare(chain)

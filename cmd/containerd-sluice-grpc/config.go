@@ -62,6 +62,9 @@ type cacheConfig struct {
 	LowWatermark  percent `toml:"low_watermark" doc:"Percent of the limit down to which room is made. Above it, layers that become complete stay on FUSE, so that\ntheir contents can be removed."`
 }
 
+// leastCache is the least limit that makes sense: a chunk may have several MiB.
+const leastCache = 16 << 20
+
 // quota is what the settings make of a file system of size bytes.
 func (c cacheConfig) quota(size int64) (q cache.Quota) {
 	q.Limit = c.Limit.bytes
@@ -147,6 +150,9 @@ func (c config) socket() string {
 func (c config) check() error {
 	if err := (&socket{c.socket()}).check(); err != nil {
 		return fmt.Errorf("state: its socket %w", err) // an address of its own is checked already
+	}
+	if limit := c.Cache.Limit.bytes; limit > 0 && limit < leastCache {
+		return fmt.Errorf("cache: limit is %s, which is less than %s", &c.Cache.Limit, &size{leastCache})
 	}
 	if low, high := c.Cache.LowWatermark, c.Cache.HighWatermark; low == 0 || low >= high {
 		return fmt.Errorf("cache: low_watermark is %d, which is not more than 0 and less than high_watermark, %d", low, high)

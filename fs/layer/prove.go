@@ -66,7 +66,6 @@ func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 }
 
 func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
-	defer l.store.Pin()()
 	if !l.store.Complete() {
 		return Proof{}, cache.ErrIncomplete
 	}
@@ -77,6 +76,7 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	if i := slices.IndexFunc(sums, right); err == nil && i >= 0 {
 		return Proof{DiffID: sums[i]}, nil
 	}
+	defer l.store.Pin()()      // what is to condemn must not miss what was taken away for want of room
 	_ = l.store.DropSkeleton() // if the disk does not let it go, it will not be believed the next time either
 	if err := errors.Join(l.store.Recheck(ctx), l.store.CheckMetadata()); err != nil {
 		return Proof{}, err

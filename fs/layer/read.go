@@ -54,7 +54,8 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 	if off < 0 {
 		return 0, l.wrap("read", fmt.Errorf("offset %d is negative", off))
 	}
-	result, kept, err := l.ready(ctx, p, off, arrived)
+	once := sync.OnceValue(arrived)
+	result, kept, err := l.ready(ctx, p, off, once)
 	if err != nil {
 		l.observer.read(Failed)
 		return 0, err
@@ -62,7 +63,7 @@ func (l *Layer) ReadAtOnce(ctx context.Context, p []byte, off int64, arrived fun
 	n, held, err := l.store.ReadHeld(p, off, kept.has)
 	for !held { // some of it was taken away again
 		result = Miss
-		if kept, err = l.demandAgain(ctx, p, off); err != nil {
+		if kept, err = l.demandAgain(ctx, p, off, once); err != nil {
 			l.observer.read(Failed)
 			return 0, err
 		}
@@ -99,12 +100,16 @@ func (l *Layer) ready(ctx context.Context, p []byte, off int64, arrived func() e
 }
 
 // demandAgain is demand for a read whose chunks were there a moment ago.
-func (l *Layer) demandAgain(ctx context.Context, p []byte, off int64) (keptPieces, error) {
+func (l *Layer) demandAgain(ctx context.Context, p []byte, off int64, arrived func() error) (keptPieces, error) {
 	first, end, present := l.chunksOf(off, int64(len(p)))
 	if present {
 		return nil, nil
 	}
-	return l.demand(ctx, p, off, first, end)
+	kept, err := l.demand(ctx, p, off, first, end)
+	if err == nil {
+		err = arrived()
+	}
+	return kept, err
 }
 
 // chunksOf returns which chunks have bytes of [off, off+n), and whether all of them are in the store.
