@@ -167,6 +167,14 @@ func zstdOf(t *testing.T, layer []byte) blob {
 	return b
 }
 
+// TestCompareReplaced: a file that another one has replaced lives on by its hard link.
+func TestCompareReplaced(t *testing.T) {
+	b := packAsIs(t, makeTar(t, reg("a", noise(1, 9000)), link(tar.TypeLink, "b", "a"), reg("a", noise(2, 9000)), reg("c", "one"), reg("c", "two")))
+	if _, err := compareBoth(t, b, b.layout(t)); err != nil {
+		t.Error(err)
+	}
+}
+
 // lossless makes a layer with an external TOC, whose tar is as it was, and the layout of that.
 func lossless(t *testing.T, layer []byte) (blob, *Layout) {
 	t.Helper()
