@@ -57,7 +57,7 @@ func TestUntrusted(t *testing.T) {
 
 		r.fail.Store(500)
 		n = openNode(t, root, distrusting(mode, results))
-		src.TOCDigest = l.tocDigest
+		src.TOCDigest, src.Held = l.tocDigest, true
 		if err := n.MountAgain(t.Context(), src); err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestUntrustedHoldsNobodyUp(t *testing.T) {
 	r.stallBelow = 1000
 	r.stall()
 	trusted := l.claimed(t, r.told(l))
-	trusted.Manifest = ""
+	trusted.Manifest, trusted.Held = "", true // else its registry would be asked
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := n.mounting(ctx, guest(trusted))
 	<-r.waiting
@@ -259,7 +259,7 @@ func TestUntrustedRegistryDown(t *testing.T) {
 	n.close(t)
 
 	n = openNode(t, root, distrusting(EROFS, results))
-	src.TOCDigest = l.tocDigest
+	src.TOCDigest, src.Held = l.tocDigest, true
 	r.fail.Store(500)
 	if err := n.Mount(t.Context(), src); !errors.Is(err, ErrProofFirst) || errors.Is(err, ErrRefused) || n.Mounted(l.digest) {
 		t.Errorf("without the registry: %v", err)
