@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,4 +251,65 @@ func TestQuotaPlain(t *testing.T) {
 	compare(t, path, small.files)
 	n.bound(20 << 20)
 	compare(t, n.mountLayer(t, r.bottom(large, largeID)), large.files)
+}
+
+// TestMendWithoutRoom: a plain layer that nobody has and the disk has lost some of is not removed to make room for its own return.
+func TestMendWithoutRoom(t *testing.T) {
+	l, diffID := plainBlob(t, regular("first", noise(1, 3<<20)), regular("last", noise(2, 5<<20)))
+	root := t.TempDir()
+	r := newRegistry(t, l)
+	n := openNode(t, root, Options{Mode: FUSE})
+	n.mountLayer(t, r.bottom(l, diffID))
+	n.close(t)
+	crash(t, filepath.Join(root, "root", "layers"), l.digest, 6<<20)
+
+	n = openNode(t, root, Options{Mode: FUSE})
+	n.settling, n.grace = 0, 0
+	n.bound(n.store.Used() + 1<<20)
+	before := r.asked(l.digest)
+	if err := n.Mount(t.Context(), Source{Ref: r.ref, Digest: l.digest, Manifest: r.manifest, DiffID: diffID, Held: true}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the layer is asked for again", func() bool { return r.asked(l.digest) > before })
+	until(t, "nobody makes room", func() bool {
+		select {
+		case n.relief <- struct{}{}:
+			<-n.relief
+			return true
+		default:
+			return false
+		}
+	})
+	n.close(t) // which ends
+}
+
+// TestShedClosing: room is made while a layer goes, as after containerd's garbage collection.
+func TestShedClosing(t *testing.T) {
+	l := bulky(t, 1, 1<<20)
+	r := newRegistry(t, l)
+	n := newNode(t, Options{Mode: FUSE, Background: true})
+	for range 100 {
+		n.bound(100 << 20)
+		n.mountLayer(t, r.source(l)) // a container has it: it sheds
+		until(t, "the layer is complete", func() bool { return n.status(t, l).State == Complete })
+		n.bound(1)
+		var g sync.WaitGroup
+		g.Go(n.MakeRoom)
+		if err := n.Unmount(t.Context(), l.digest); err != nil {
+			t.Fatal(err)
+		}
+		g.Wait()
+	}
+}
+
+// TestQuotaWithoutMargin: where the high watermark is the limit, what readers want is stored all the same.
+func TestQuotaWithoutMargin(t *testing.T) {
+	l := bulky(t, 1, 5<<20)
+	r := newRegistry(t, l)
+	var evicted atomic.Int64
+	n := newNode(t, Options{Mode: FUSE, Evicted: func(bytes int64) { evicted.Add(bytes) }})
+	n.store.SetQuota(cache.Quota{Limit: 2 << 20, High: 2 << 20, Low: 1 << 20}, n.MakeRoom)
+	path := n.mountLayer(t, r.source(l))
+	compare(t, path, l.files)
+	until(t, "contents were taken away", func() bool { return evicted.Load() > 0 })
 }

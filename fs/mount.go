@@ -87,6 +87,9 @@ func (f *FS) mountFor(ctx context.Context, src Source, wait bool) error {
 				err = f.admit(ctx, src, s.mounted, wait)
 			}
 			if err == nil {
+				if wait { // else it is as after a start, and who used it last did so before
+					s.mounted.used.touch(s.mounted.shown.layer.Store())
+				}
 				f.pulled(src, s.mounted.shown)
 			}
 		case <-ctx.Done():
