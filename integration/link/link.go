@@ -62,12 +62,16 @@ func Start(o Options) (*Link, error) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		},
 	}
-	if l.front, err = listen(http.HandlerFunc(l.serveFront)); err != nil {
+	var begin [2]func()
+	if l.front, begin[0], err = listen(http.HandlerFunc(l.serveFront)); err != nil {
 		return nil, fmt.Errorf("start link: %w", err)
 	}
-	if l.signed, err = listen(http.HandlerFunc(l.serveSigned)); err != nil {
+	if l.signed, begin[1], err = listen(http.HandlerFunc(l.serveSigned)); err != nil {
+		begin[0]() // to be closed
 		return nil, errors.Join(fmt.Errorf("start link: %w", err), l.front.close())
 	}
+	begin[0]()
+	begin[1]()
 	return l, nil
 }
 

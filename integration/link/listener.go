@@ -24,14 +24,14 @@ type listener struct {
 	reserved int // a bound socket that does not listen; -1 while serving
 }
 
-func listen(h http.Handler) (*listener, error) {
+// listen takes a port. begin serves it, once all that h needs is there: who had the port before may have clients that still ask.
+func listen(h http.Handler) (l *listener, begin func(), err error) {
 	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	l := &listener{addr: ln.Addr().String(), handler: h, reserved: -1}
-	l.serve(ln)
-	return l, nil
+	l = &listener{addr: ln.Addr().String(), handler: h, reserved: -1}
+	return l, func() { l.serve(ln) }, nil
 }
 
 // sendBuffer is the bytes that a connection holds for a client that does not read. What leaves the link has crossed the line, so
