@@ -15,12 +15,13 @@ const healTime = 10 * time.Second
 type trouble struct {
 	room func() int64 // bytes that the disk has free; in tests something else
 
-	mu    sync.Mutex
-	err   error
-	size  int64       // bytes of the last write that failed
-	taken bool        // something was stored since
-	heal  *time.Timer // runs while there is trouble
-	told  func(error)
+	mu     sync.Mutex
+	err    error
+	size   int64       // bytes of the last write that failed
+	failed time.Time   // when that was
+	taken  bool        // something was stored since
+	heal   *time.Timer // runs while there is trouble
+	told   func(error)
 }
 
 // Trouble returns why what comes cannot be stored, as on a full or a failing disk; nil if it can. A quota that is reached is none. It ends
@@ -32,8 +33,13 @@ func (s *Store) Trouble() error {
 	return t.err
 }
 
-// OutOfSpace says whether the trouble is a disk that is full.
-func (s *Store) OutOfSpace() bool { return outOfSpace(s.Trouble()) }
+// OutOfSpace says whether the trouble is a disk that is full, and when that was found out last.
+func (s *Store) OutOfSpace() (last time.Time, ok bool) {
+	t := &s.budget.trouble
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed, outOfSpace(t.err)
+}
 
 func outOfSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
@@ -63,7 +69,7 @@ func (t *trouble) note(n int64, err error) {
 		return
 	}
 	isNew := t.err == nil
-	t.err, t.size, t.taken = err, n, false
+	t.err, t.size, t.failed, t.taken = err, n, time.Now(), false
 	if isNew {
 		t.heal = time.AfterFunc(healTime, t.look)
 		t.tell(err)

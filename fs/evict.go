@@ -120,9 +120,9 @@ func (f *FS) goals(hard bool) goals {
 	st := f.opts.Store
 	q, used, refused := st.Quota(), st.Used(), st.TakeRefused()
 	margin := (q.Limit - q.High) / 2
-	switch {
-	case st.OutOfSpace():
-		if st.Free() > leastRelief || time.Since(f.relieved) < reliefPause { // others may eat what is given up
+	switch failed, full := st.OutOfSpace(); {
+	case full:
+		if failed.Before(f.relieved) || time.Since(f.relieved) < reliefPause || st.Free() > leastRelief { // others may eat what is given up
 			return goals{enough, enough}
 		}
 		f.relieved = time.Now()
