@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"archive/tar"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
@@ -29,21 +28,7 @@ type zstdCompression struct {
 // buildZstd makes a zstd:chunked layer, whose TOC is no part of its tar. change changes what the TOC says; nil leaves it honest.
 func buildZstd(t testing.TB, files []file, change func(entries []*estargz.TOCEntry) []*estargz.TOCEntry) blob {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, f := range files {
-		f.Format = tar.FormatPAX
-		if err := w.WriteHeader(&f.Header); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(f.data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	r, err := estargz.Build(io.NewSectionReader(bytes.NewReader(b.Bytes()), 0, int64(b.Len())), estargz.WithChunkSize(64<<10),
+	r, err := estargz.Build(tarOf(t, files), estargz.WithChunkSize(64<<10),
 		estargz.WithCompression(zstdCompression{&zstdchunked.Compressor{CompressionLevel: zstd.SpeedFastest}, new(zstdchunked.Decompressor)}))
 	if err != nil {
 		t.Fatal(err)

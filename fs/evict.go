@@ -158,7 +158,7 @@ func (f *FS) evict(ctx context.Context, m *mounted) {
 	idle := func() bool { return m.used.since() >= f.grace && m.appears.is() && !m.mending.Load() }
 	bytes, err := f.removeIdle(ctx, m, idle)
 	switch {
-	case errors.Is(err, ErrInUse):
+	case errors.Is(err, ErrInUse), errors.Is(err, errNotMounted):
 	case ctx.Err() != nil || errors.Is(err, errClosed):
 	case err != nil:
 		m.shown.logger.WithError(err).Warn("a layer that no container has could not be removed whole")
@@ -174,8 +174,11 @@ func (f *FS) removeIdle(ctx context.Context, m *mounted, idle func() bool) (byte
 		return 0, ErrInUse
 	}
 	s, err := f.take(ctx, m.src.Digest)
-	if err != nil || s == nil {
+	if err != nil {
 		return 0, err
+	}
+	if s == nil {
+		return 0, errNotMounted // somebody else was faster
 	}
 	defer f.leaving.Done()
 	if s.mounted != m || !idle() {

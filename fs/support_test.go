@@ -64,7 +64,8 @@ type blob struct {
 	annotations map[string]string
 }
 
-func buildBlob(t testing.TB, files []file, prefetch ...string) blob {
+// tarOf is the tar of a layer.
+func tarOf(t testing.TB, files []file) *io.SectionReader {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -80,7 +81,12 @@ func buildBlob(t testing.TB, files []file, prefetch ...string) blob {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r, err := estargz.Build(io.NewSectionReader(bytes.NewReader(b.Bytes()), 0, int64(b.Len())),
+	return io.NewSectionReader(bytes.NewReader(b.Bytes()), 0, int64(b.Len()))
+}
+
+func buildBlob(t testing.TB, files []file, prefetch ...string) blob {
+	t.Helper()
+	r, err := estargz.Build(tarOf(t, files),
 		estargz.WithChunkSize(64<<10), estargz.WithCompressionLevel(gzip.BestSpeed), estargz.WithPrioritizedFiles(prefetch))
 	if err != nil {
 		t.Fatal(err)

@@ -238,6 +238,11 @@ func (b *bulk) one(ctx context.Context, f *flight, place *entrant, waited time.D
 		b.tell()
 		return nil
 	}
+	return b.failed(ctx, f, err)
+}
+
+// failed sees to a flight that has ended with an error, and returns it if it is not tried again.
+func (b *bulk) failed(ctx context.Context, f *flight, err error) error {
 	if ctx.Err() != nil {
 		return b.l.wrap(b.op, context.Cause(ctx))
 	}

@@ -229,14 +229,5 @@ func (b *bulk) copied(ctx context.Context, f *flight) error {
 		b.tell()
 		return nil
 	}
-	if ctx.Err() != nil {
-		return b.l.wrap(b.op, context.Cause(ctx))
-	}
-	err = b.l.wrapAt(b.op, b.l.store.Chunk(f.failed()).DataOffset, err)
-	if b.failures == nil {
-		return err
-	}
-	b.failures.add()
-	b.l.observer.error(err)
-	return nil
+	return b.failed(ctx, f, err)
 }
