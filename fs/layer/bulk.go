@@ -154,12 +154,12 @@ func (b *bulk) measure(ctx context.Context) bool {
 	b.next = first
 	b.bounds = bounds{backgroundRange, bridge}
 	if b.l.listed != nil { // of what came by the list there is much to read over
-		b.bounds.bridge = prefetchBridge
+		b.bounds.bridge = b.l.prefetchBridge()
 	}
 	b.patient = b.l.store.Info().PrefetchChunks > 0 || sum > b.l.moment()
 	if b.priority == Prefetch {
 		size := sum / int64(max(prefetchRanges, runtime.GOMAXPROCS(0)))
-		b.bounds = bounds{min(max(size, prefetchRangeMin), prefetchRange), prefetchBridge}
+		b.bounds = bounds{min(max(size, prefetchRangeMin), prefetchRange), b.l.prefetchBridge()}
 		if sum <= prefetchRangeMin && gaps <= sum {
 			b.bounds.bridge = smallPrefetchBridge
 		}

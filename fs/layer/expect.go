@@ -27,13 +27,16 @@ func (l *Layer) Within(d time.Duration) int64 {
 
 // Expect begins to fetch what is missing of extents, which somebody is about to read. It does not wait. With the priority Demand that is as
 // urgent as if somebody did read them, with Prefetch it gives way to those who do. What is on its way stays as urgent as it is. What begins
-// before the address space, or has no bytes, is passed over. A layer that is closed fetches nothing.
+// before the address space, or has no bytes, is passed over, and so is what a prefetch list leaves out of the files that it has: who recorded it
+// knew better. A layer that is closed fetches nothing.
 func (l *Layer) Expect(extents []Extent, priority Priority) {
 	if l.begin() != nil {
 		return
 	}
 	defer l.alive.RUnlock()
-	chunks := slices.DeleteFunc(l.chunks(extents), l.store.Claimed) // nobody waits, so nothing is hashed
+	chunks := slices.DeleteFunc(l.chunks(extents), func(i int) bool {
+		return !l.listed.Has(i) || l.store.Claimed(i) // nobody waits, so nothing is hashed
+	})
 	l.expect(chunks, priority, nil)
 }
 

@@ -59,6 +59,34 @@ func TestPrefetchListed(t *testing.T) {
 	h.mustCheck(0, len(h.want))
 }
 
+// What is expected of a program is not fetched where a list has left it out, unless somebody waits for it.
+func TestExpectListed(t *testing.T) {
+	h := openListed(t)
+	c := h.Store().Chunk(0)
+	h.Expect([]Extent{{c.DataOffset, 128 * testChunk}}, Demand)
+	h.flights.Wait()
+	for i := range h.Store().Info().PrefetchChunks {
+		if i < 128 && h.Store().Has(i) != wanted(i) {
+			t.Errorf("chunk %d is there: %t", i, h.Store().Has(i))
+		}
+	}
+	at := h.Store().Chunk(16).DataOffset
+	if n, err := h.ReadExpected(t.Context(), make([]byte, 100), at); n != 100 || err != nil {
+		t.Errorf("%d bytes, error %v", n, err)
+	}
+}
+
+// A slow link has ranges that read over little of what is not listed, a fast one such as read over more.
+func TestPrefetchBridge(t *testing.T) {
+	for rate, want := range map[float64]int64{0: 32 << 10, 25e6: 32 << 10, 100e6: 125_000, 1e10: 256 << 10} {
+		h := open(t, hotLayer(), nil)
+		h.blob.link = Link{Rate: rate}
+		if got := h.prefetchBridge(); got != want {
+			t.Errorf("%g bytes per second: %d bytes are read over, want %d", rate, got, want)
+		}
+	}
+}
+
 // What says nothing of as many chunks as there are before the landmark says nothing.
 func TestPrefetchListedWrongly(t *testing.T) {
 	for _, annotation := range []string{"1,2", "1,500,1", "x", "0,99999999999999999999"} {
