@@ -40,11 +40,12 @@ type Proof struct {
 // skeleton, and records it in the store. It is NoDiffID for a layer that cannot have one. The tree of that tar is compared with the one that
 // is mounted (toc.Shown).
 //
-// right says whether a diffID is one that is expected. If it is not, or the trees differ, that may be because the skeleton is damaged, which
-// nobody checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
+// What the skeleton lacks is guessed, or fetched. right says whether a diffID is one that is expected. If it is not, or the trees differ, that
+// may be because of a guess: then what was guessed is fetched too. If it still is not, that may be because the skeleton is damaged, which nobody
+// checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
 // with its digest. What comes of that is what the layer is.
 //
-// What the skeleton lacks is fetched. All is done as background work, and one layer of the node is hashed at a time. An error with a diffID
+// All is done as background work, and one layer of the node is hashed at a time. An error with a diffID
 // says that it could not be recorded; one without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete
 // where chunks are missing.
 func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
@@ -69,19 +70,24 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	if !l.store.Complete() {
 		return Proof{}, cache.ErrIncomplete
 	}
-	sums, err := l.sum(ctx, false)
-	if err != nil && !condemns(err) {
-		return Proof{}, err
-	}
-	if i := slices.IndexFunc(sums, right); err == nil && i >= 0 {
-		return Proof{DiffID: sums[i]}, nil
+	for how := guessing; how < anew; how++ {
+		sums, guessed, err := l.sum(ctx, how)
+		if err != nil && !condemns(err) {
+			return Proof{}, err
+		}
+		if i := slices.IndexFunc(sums, right); err == nil && i >= 0 {
+			return Proof{DiffID: sums[i]}, nil
+		}
+		if !guessed {
+			break
+		}
 	}
 	defer l.store.Pin()()      // what is to condemn must not miss what was taken away for want of room
 	_ = l.store.DropSkeleton() // if the disk does not let it go, it will not be believed the next time either
 	if err := errors.Join(l.store.Recheck(ctx), l.store.CheckMetadata()); err != nil {
 		return Proof{}, err
 	}
-	sums, err = l.sumAnew(ctx)
+	sums, err := l.sumAnew(ctx)
 	switch {
 	case condemns(err):
 		return Proof{DiffID: NoDiffID, Why: err}, nil
@@ -106,8 +112,18 @@ func (l *Layer) sumAnew(ctx context.Context) ([]digest.Digest, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	return l.sum(ctx, true)
+	sums, _, err := l.sum(ctx, anew)
+	return sums, err
 }
+
+// belief is what a proof goes by.
+type belief int
+
+const (
+	guessing  belief = iota // the skeleton, and what it lacks is guessed
+	believing               // the skeleton
+	anew                    // the blob
+)
 
 // brokenError says that a blob is not what its TOC makes of it.
 type brokenError struct{ err error }
@@ -123,6 +139,9 @@ type prover struct {
 	tar      hash.Hash
 	yield    func(p []byte, at int64) bool // takes bytes of the tar
 	skeleton *cache.Skeleton               // nil: all of it is fetched
+	toc      *keptTOC                      // nil: nothing is guessed
+	guesses  *guesses                      // nil: there are none
+	guessed  bool                          // one was used
 	blob     *blobPieces
 	data     *dataWindow
 	turn     *entrant // at the cores; nil outside
@@ -132,29 +151,38 @@ type prover struct {
 }
 
 // sum computes the layer's diffID, and behind it what it would be with more of a tar's end, and compares the tar's tree with the mounted one.
-// Anew, nothing is believed of the skeleton, the blob's digest is checked, and so is the whole tree where that makes a difference.
-func (l *Layer) sum(ctx context.Context, anew bool) ([]digest.Digest, error) {
+// Anew, nothing is believed of the skeleton, the blob's digest is checked, and so is the whole tree where that makes a difference. guessed says
+// whether what comes of it, the error too, may be so because of a guess.
+func (l *Layer) sum(ctx context.Context, how belief) (sums []digest.Digest, guessed bool, err error) {
 	p := &prover{Layer: l, ctx: ctx, tar: digest.SHA256.Hash(), data: &dataWindow{store: l.store}, patience: patience}
-	p.blob = newBlobPieces(p, anew)
+	p.blob = newBlobPieces(p, how == anew)
 	defer p.release()
 	defer l.store.Trim()
 	l.scheduler.heap.begin()
 	defer l.scheduler.heap.end(proofTurn)
-	if !anew {
-		s, err := l.store.Skeleton()
-		if err != nil {
-			return nil, err
+	if how != anew {
+		if p.skeleton, err = l.store.Skeleton(); err != nil {
+			return nil, false, err
 		}
-		defer s.Close()
-		p.skeleton = s
+		defer p.skeleton.Close()
+	}
+	if how == guessing {
+		if p.toc, err = l.openTOC(); err != nil {
+			return nil, false, err
+		}
+		defer p.toc.close()
 	}
 	if err := p.hold(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if err := p.compare(anew); err != nil {
-		return nil, err
+	if err := p.learn(); err != nil {
+		return nil, false, err
 	}
-	return p.sums(), nil
+	defer p.guesses.close()
+	if err := p.compare(how == anew); err != nil {
+		return nil, p.guessed, err
+	}
+	return p.sums(), p.guessed, nil
 }
 
 const (
@@ -176,7 +204,7 @@ func (p *prover) sums() []digest.Digest {
 // run goes over the blob's streams, and what lies between them.
 func (p *prover) run() error {
 	order := p.inBlobOrder()
-	pos, size := int64(0), p.store.Info().BlobSize
+	pos := int64(0)
 	for len(order) > 0 {
 		first := p.store.Chunk(order[0])
 		n := 1
@@ -192,7 +220,7 @@ func (p *prover) run() error {
 		pos = first.BlobOffset + first.BlobSize
 		order = order[n:]
 	}
-	return p.between(pos, size)
+	return p.behind(pos)
 }
 
 // inBlobOrder returns the numbers of all chunks, in the order of the tar.
@@ -220,6 +248,10 @@ func (p *prover) between(from, to int64) error {
 	if from >= to {
 		return nil
 	}
+	if piece, ok := p.guesses.at(from, to, 0); ok {
+		p.guessed = true
+		return p.write(piece)
+	}
 	return p.fetched(from, to-from, nil)
 }
 
@@ -229,6 +261,10 @@ func (p *prover) stream(first cache.Chunk, chunks []int) error {
 		if piece, ok := p.skeleton.Piece(first.BlobOffset); ok && p.fits(piece, chunks) {
 			return p.kept(piece, chunks)
 		}
+	}
+	if piece, ok := p.guesses.at(first.BlobOffset, first.BlobOffset+first.BlobSize, len(chunks)); ok && p.fits(piece, chunks) {
+		p.guessed = true
+		return p.kept(piece, chunks)
 	}
 	return p.fetched(first.BlobOffset, first.BlobSize, chunks)
 }
@@ -247,7 +283,7 @@ func (p *prover) fits(piece []byte, chunks []int) bool {
 	return between <= int64(len(piece))
 }
 
-// kept hashes a stream of which the skeleton has its piece.
+// kept hashes a stream of which there is its piece.
 func (p *prover) kept(piece []byte, chunks []int) error {
 	pos := int64(0)
 	for _, i := range chunks {
@@ -326,17 +362,25 @@ func (p *prover) write(b []byte) error { return p.writeAt(b, -1) }
 
 // writeAt hashes bytes of the tar, and passes them on with where they are in the address space.
 func (p *prover) writeAt(b []byte, at int64) error {
+	if err := p.spend(len(b)); err != nil {
+		return err
+	}
+	_, _ = p.tar.Write(b) // never fails
+	if len(b) > 0 && !p.yield(b, at) {
+		return errEnough
+	}
+	return nil
+}
+
+// spend counts bytes that are hashed, or what takes as long, and lets others have the core now and again.
+func (p *prover) spend(n int) error {
 	if p.hashed > proofTurn {
 		p.leave()
 		if err := p.enter(); err != nil {
 			return err
 		}
 	}
-	p.hashed += len(b)
-	_, _ = p.tar.Write(b) // never fails
-	if len(b) > 0 && !p.yield(b, at) {
-		return errEnough
-	}
+	p.hashed += n
 	return nil
 }
 
