@@ -31,6 +31,7 @@ type Guessed struct {
 
 var (
 	errOrder  = errors.New("the TOC is not in the order of the blob")
+	errPlace  = errors.New("headers are longer or shorter than they would be")
 	errChunks = errors.New("chunks are not those of a file")
 	errEnough = errors.New("the rest is not wanted")
 )
@@ -40,14 +41,14 @@ var (
 // error is the last that is yielded; it is a *DigestError if the TOC is not the one wanted. Nobody has to believe a guess: the digest of the
 // tar that it gives tells.
 //
-// A stream is guessed with all that follows it up to the next one. The tar's end, zeros or the TOC's own entry, is not guessed.
+// A stream, which has to begin with contents, is guessed with all that follows it up to the next one. The tar's end, zeros or the TOC's own entry, is not guessed.
 func (k Kept) Guess(s Style) iter.Seq2[Guessed, error] {
 	return func(yield func(Guessed, error) bool) {
 		if _, err := k.Compressed.Seek(0, io.SeekStart); err != nil {
 			yield(Guessed{}, err)
 			return
 		}
-		g := &guesser{style: s, piece: []byte{}, users: owners{}, groups: owners{}, yield: yield}
+		g := newGuesser(s, yield)
 		err := packed{k.Format, k.Digest, k.Compressed}.parse(g.take)
 		if err == nil {
 			err = g.end()
@@ -72,6 +73,10 @@ type guesser struct {
 	lost   bool   // what the stream has is not known
 
 	size, left int64 // of the file whose chunks come, and what of it is to come
+}
+
+func newGuesser(s Style, yield func(Guessed, error) bool) *guesser {
+	return &guesser{style: s, piece: []byte{}, users: owners{}, groups: owners{}, yield: yield}
 }
 
 func (g *guesser) take(e *estargz.TOCEntry) error {
@@ -138,15 +143,13 @@ func (g *guesser) contents(e *estargz.TOCEntry, size int64) error {
 	case e.Offset < g.stream:
 		return errOrder
 	case e.Offset > g.stream:
-		if e.InnerOffset != 0 { // nobody knows where the one ends and the other begins
-			g.lost = true
-		}
 		if err := g.end(); err != nil {
 			return err
 		}
-		g.stream, g.chunks, g.piece, g.pos, g.lost = e.Offset, 0, g.piece[:0], 0, e.InnerOffset != 0
-	case e.InnerOffset != g.pos:
-		g.lost = true
+		g.stream, g.chunks, g.piece, g.pos, g.lost = e.Offset, 0, g.piece[:0], 0, false
+	}
+	if e.InnerOffset != g.pos && !g.lost {
+		return errPlace
 	}
 	if isLandmark(e) {
 		_, _ = g.Write([]byte{landmarkContents}) // never fails
