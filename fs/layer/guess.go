@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 
@@ -26,12 +25,9 @@ type keptTOC struct {
 	size int64
 }
 
-// openTOC opens the layer's TOC; nil if there is none.
+// openTOC opens the layer's TOC. The error wraps fs.ErrNotExist if there is none.
 func (l *Layer) openTOC() (*keptTOC, error) {
 	f, err := l.store.TOC()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil //nolint:nilnil // there need not be one
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -42,29 +38,42 @@ func (l *Layer) openTOC() (*keptTOC, error) {
 	return &keptTOC{toc.Kept{Format: l.format, Digest: l.store.Info().TOCDigest, Compressed: f}, f, st.Size()}, nil
 }
 
-// close closes the file. k may be nil.
-func (k *keptTOC) close() {
-	if k != nil {
-		_ = k.file.Close() // it was read
+// learn prepares guesses in the first of styles that is that of the skeleton, as far as that is there, and returns those behind it. Where the
+// skeleton lacks nothing, only the TOC itself need not be fetched. An error is that of p.ctx.
+func (p *prover) learn(styles []toc.Style) (left []toc.Style, err error) {
+	if len(styles) == 0 {
+		return nil, nil
 	}
-}
-
-// learn prepares guesses, if something is to be guessed. An error is that of p.ctx.
-func (p *prover) learn() error {
-	if p.toc == nil || !p.lacks() {
-		return nil
+	if p.toc, err = p.openTOC(); err != nil {
+		return nil, nil //nolint:nilerr // there need not be one
 	}
-	for _, s := range toc.Styles() {
+	if !p.lacks() {
+		return nil, nil
+	}
+	for i, s := range styles {
 		same, err := p.reproduces(s)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if same {
 			p.guesses = newGuesses(p.toc.Guess(s))
-			return nil
+			return styles[i+1:], nil
 		}
 	}
-	return nil
+	p.endGuesses()
+	return nil, nil
+}
+
+// endGuesses has nothing be guessed any more.
+func (p *prover) endGuesses() {
+	if p.guesses != nil {
+		p.guesses.stop()
+		p.guesses = nil
+	}
+	if p.toc != nil {
+		_ = p.toc.file.Close() // it was read
+		p.toc = nil
+	}
 }
 
 // lacks says whether there are streams of chunks whose piece of the skeleton is missing.
@@ -120,13 +129,6 @@ func (g *guesses) advance() {
 	var err error
 	g.now, err, g.more = g.next()
 	g.more = g.more && err == nil
-}
-
-// close ends it. g may be nil.
-func (g *guesses) close() {
-	if g != nil {
-		g.stop()
-	}
 }
 
 // at guesses what the blob has in [from, to) besides so many chunks, all of them. It is valid until the next call, which must not be for what

@@ -70,31 +70,32 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	if !l.store.Complete() {
 		return Proof{}, cache.ErrIncomplete
 	}
-	for how := guessing; how < anew; how++ {
-		sums, guessed, err := l.sum(ctx, how)
+	for styles := toc.Styles(); ; {
+		s, err := l.sum(ctx, styles, false)
 		if err != nil && !condemns(err) {
 			return Proof{}, err
 		}
-		if i := slices.IndexFunc(sums, right); err == nil && i >= 0 {
-			return Proof{DiffID: sums[i]}, nil
+		if i := slices.IndexFunc(s.digests, right); err == nil && i >= 0 {
+			return Proof{DiffID: s.digests[i]}, nil
 		}
-		if !guessed {
+		if !s.guessed {
 			break
 		}
+		styles = s.styles
 	}
 	defer l.store.Pin()()      // what is to condemn must not miss what was taken away for want of room
 	_ = l.store.DropSkeleton() // if the disk does not let it go, it will not be believed the next time either
 	if err := errors.Join(l.store.Recheck(ctx), l.store.CheckMetadata()); err != nil {
 		return Proof{}, err
 	}
-	sums, err := l.sumAnew(ctx)
+	s, err := l.sumAnew(ctx)
 	switch {
 	case condemns(err):
 		return Proof{DiffID: NoDiffID, Why: err}, nil
 	case err != nil:
 		return Proof{}, err
 	}
-	return Proof{DiffID: sums[max(0, slices.IndexFunc(sums, right))]}, nil
+	return Proof{DiffID: s.digests[max(0, slices.IndexFunc(s.digests, right))]}, nil
 }
 
 // condemns says whether an error is the blob's, or its TOC's.
@@ -105,25 +106,22 @@ func condemns(err error) bool {
 }
 
 // sumAnew is sum for the last word. One layer of the node at a time has its whole tree in memory for that.
-func (l *Layer) sumAnew(ctx context.Context) ([]digest.Digest, error) {
+func (l *Layer) sumAnew(ctx context.Context) (summed, error) {
 	select {
 	case l.scheduler.trees <- struct{}{}:
 		defer func() { <-l.scheduler.trees }()
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return summed{}, context.Cause(ctx)
 	}
-	sums, _, err := l.sum(ctx, anew)
-	return sums, err
+	return l.sum(ctx, nil, true)
 }
 
-// belief is what a proof goes by.
-type belief int
-
-const (
-	guessing  belief = iota // the skeleton, and what it lacks is guessed
-	believing               // the skeleton
-	anew                    // the blob
-)
+// summed is what came of going through a layer's tar.
+type summed struct {
+	digests []digest.Digest // of the tar, and of it with more of its end
+	guessed bool            // what came of it, an error too, may be so because something was guessed
+	styles  []toc.Style     // in which it can be guessed otherwise
+}
 
 // brokenError says that a blob is not what its TOC makes of it.
 type brokenError struct{ err error }
@@ -151,38 +149,36 @@ type prover struct {
 }
 
 // sum computes the layer's diffID, and behind it what it would be with more of a tar's end, and compares the tar's tree with the mounted one.
-// Anew, nothing is believed of the skeleton, the blob's digest is checked, and so is the whole tree where that makes a difference. guessed says
-// whether what comes of it, the error too, may be so because of a guess.
-func (l *Layer) sum(ctx context.Context, how belief) (sums []digest.Digest, guessed bool, err error) {
+// What the skeleton lacks is guessed in the first of styles that its pieces do not speak against, if there is one. Anew, nothing is believed of
+// the skeleton, the blob's digest is checked, and so is the whole tree where that makes a difference.
+func (l *Layer) sum(ctx context.Context, styles []toc.Style, anew bool) (summed, error) {
 	p := &prover{Layer: l, ctx: ctx, tar: digest.SHA256.Hash(), data: &dataWindow{store: l.store}, patience: patience}
-	p.blob = newBlobPieces(p, how == anew)
+	p.blob = newBlobPieces(p, anew)
 	defer p.release()
 	defer l.store.Trim()
 	l.scheduler.heap.begin()
 	defer l.scheduler.heap.end(proofTurn)
-	if how != anew {
-		if p.skeleton, err = l.store.Skeleton(); err != nil {
-			return nil, false, err
+	if !anew {
+		s, err := l.store.Skeleton()
+		if err != nil {
+			return summed{}, err
 		}
-		defer p.skeleton.Close()
-	}
-	if how == guessing {
-		if p.toc, err = l.openTOC(); err != nil {
-			return nil, false, err
-		}
-		defer p.toc.close()
+		defer s.Close()
+		p.skeleton = s
 	}
 	if err := p.hold(); err != nil {
-		return nil, false, err
+		return summed{}, err
 	}
-	if err := p.learn(); err != nil {
-		return nil, false, err
+	left, err := p.learn(styles)
+	defer p.endGuesses()
+	if err == nil {
+		err = p.compare(anew)
 	}
-	defer p.guesses.close()
-	if err := p.compare(how == anew); err != nil {
-		return nil, p.guessed, err
+	s := summed{guessed: p.guessed, styles: left}
+	if err == nil {
+		s.digests = p.sums()
 	}
-	return p.sums(), p.guessed, nil
+	return s, err
 }
 
 const (
