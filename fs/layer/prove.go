@@ -20,16 +20,6 @@ import (
 // that tar's tree is not the one that its TOC describes.
 const NoDiffID digest.Digest = "none"
 
-const (
-	// proofTurn is how many bytes are hashed before others get their turn at the core.
-	proofTurn = 4 << 20
-
-	// While ranges are fetched, whose decoding wants the cores, a turn waits for their end, for patience at first, and for leastPatience when
-	// that has been in vain: then it is some 40 MB/s, which takes 3 % of a core.
-	patience      = backgroundTrickle
-	leastPatience = 100 * time.Millisecond
-)
-
 // Proof is what a layer has turned out to be.
 type Proof struct {
 	DiffID digest.Digest // of its tar; NoDiffID if it has none; "" if that could not be found out
@@ -142,6 +132,7 @@ type prover struct {
 	guessed  bool                          // one was used
 	blob     *blobPieces
 	data     *dataWindow
+	rest     []int    // chunks of streams that come later
 	turn     *entrant // at the cores; nil outside
 	hashed   int      // bytes in this turn
 	patience time.Duration
@@ -210,11 +201,12 @@ func (p *prover) run() error {
 		if err := p.between(pos, first.BlobOffset); err != nil {
 			return err
 		}
+		p.rest = order[n:]
 		if err := p.stream(first, order[:n]); err != nil {
 			return err
 		}
 		pos = first.BlobOffset + first.BlobSize
-		order = order[n:]
+		order = p.rest
 	}
 	return p.behind(pos)
 }
@@ -263,6 +255,22 @@ func (p *prover) stream(first cache.Chunk, chunks []int) error {
 		return p.kept(piece, chunks)
 	}
 	return p.fetched(first.BlobOffset, first.BlobSize, chunks)
+}
+
+// through returns up to where the blob is going to be fetched if it is fetched up to end: a range more at most.
+func (p *prover) through(end int64) int64 {
+	if p.guesses != nil { // which tell only when it is their turn
+		return end
+	}
+	most := end + backgroundRange
+	for _, i := range p.rest {
+		c := p.store.Chunk(i)
+		if end >= most || p.skeleton != nil && p.skeleton.Has(c.BlobOffset) {
+			break
+		}
+		end = max(end, c.BlobOffset+c.BlobSize)
+	}
+	return end
 }
 
 // fits says whether a piece has at least what lies between chunks.
@@ -366,66 +374,4 @@ func (p *prover) writeAt(b []byte, at int64) error {
 		return errEnough
 	}
 	return nil
-}
-
-// spend counts bytes that are hashed, or what takes as long, and lets others have the core now and again.
-func (p *prover) spend(n int) error {
-	if p.hashed > proofTurn {
-		p.leave()
-		if err := p.enter(); err != nil {
-			return err
-		}
-	}
-	p.hashed += n
-	return nil
-}
-
-// hold waits until this is the proof that hashes.
-func (p *prover) hold() error {
-	select {
-	case p.scheduler.proofs <- struct{}{}:
-		p.holds = true
-		return p.enter()
-	case <-p.ctx.Done():
-		return context.Cause(p.ctx)
-	}
-}
-
-// release lets others hash, as long as this one waits for its registry, or for good.
-func (p *prover) release() {
-	p.leave()
-	p.data.forget()
-	if p.holds {
-		<-p.scheduler.proofs
-		p.holds = false
-	}
-}
-
-// enter waits for a core, and, but not for ever, until nothing is fetched.
-func (p *prover) enter() error {
-	if calm := p.scheduler.ranges.whenCalm(nobody); calm != nil {
-		enough := time.NewTimer(p.patience)
-		defer enough.Stop()
-		select {
-		case <-calm:
-			p.patience = patience
-		case <-enough.C:
-			p.patience = max(p.patience/2, leastPatience)
-		case <-p.ctx.Done():
-			return context.Cause(p.ctx)
-		}
-	}
-	turn := &entrant{priority: Background, image: p.ref}
-	if err := p.scheduler.cores.enter(p.ctx, turn); err != nil {
-		return err
-	}
-	p.turn, p.hashed = turn, 0
-	return nil
-}
-
-func (p *prover) leave() {
-	if p.turn != nil {
-		p.scheduler.cores.leave(p.turn)
-		p.turn = nil
-	}
 }
