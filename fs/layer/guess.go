@@ -2,8 +2,8 @@ package layer
 
 import (
 	"bytes"
+	"context"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"os"
@@ -15,8 +15,8 @@ import (
 // layer's TOC, which was kept for that, in the style in which the pieces that did come are written. The diffID tells if that was right; if it
 // was not, those streams are fetched.
 
-// guessWork is how many bytes that are hashed take about as long as an entry that is guessed.
-const guessWork = 2 << 10
+// guessWork is how many bytes can be hashed while a byte of a compressed TOC, of which an entry has some 60, is decoded, and headers are made of it.
+const guessWork = 32
 
 // keptTOC is the layer's TOC, as it was kept.
 type keptTOC struct {
@@ -26,8 +26,8 @@ type keptTOC struct {
 }
 
 // openTOC opens the layer's TOC. The error wraps fs.ErrNotExist if there is none.
-func (l *Layer) openTOC() (*keptTOC, error) {
-	f, err := l.store.TOC()
+func (p *prover) openTOC() (*keptTOC, error) {
+	f, err := p.store.TOC()
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,20 @@ func (l *Layer) openTOC() (*keptTOC, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &keptTOC{toc.Kept{Format: l.format, Digest: l.store.Info().TOCDigest, Compressed: f}, f, st.Size()}, nil
+	return &keptTOC{toc.Kept{Format: p.format, Digest: p.store.Info().TOCDigest, Compressed: pacedTOC{f, p}}, f, st.Size()}, nil
+}
+
+// pacedTOC is a TOC that is read, and decoded, in turns.
+type pacedTOC struct {
+	*os.File
+	p *prover
+}
+
+func (t pacedTOC) Read(b []byte) (int, error) {
+	if err := t.p.spend(guessWork * len(b)); err != nil {
+		return 0, err
+	}
+	return t.File.Read(b)
 }
 
 // learn prepares guesses in the first of styles that is that of the skeleton, as far as that is there, and returns those behind it. Where the
@@ -92,11 +105,11 @@ func (p *prover) lacks() bool {
 // reproduces says whether what is guessed in a style is the skeleton, as far as that is there.
 func (p *prover) reproduces(s toc.Style) (bool, error) {
 	for g, err := range p.toc.Guess(s) {
+		if p.ctx.Err() != nil {
+			return false, context.Cause(p.ctx)
+		}
 		if err != nil {
 			return false, nil //nolint:nilerr // it is damaged, or of no help
-		}
-		if err := p.spend(guessWork); err != nil {
-			return false, err
 		}
 		if g.Piece == nil {
 			continue
@@ -142,9 +155,10 @@ func (g *guesses) at(from, to int64, chunks int) (piece []byte, ok bool) {
 	}
 	g.buf, ok = g.buf[:0], g.more && g.now.Stream == from
 	for ; g.more && g.now.Stream < to; g.advance() {
-		ok = ok && g.now.Piece != nil
 		chunks -= g.now.Chunks
-		g.buf = append(g.buf, g.now.Piece...)
+		if ok = ok && g.now.Piece != nil && len(g.buf)+len(g.now.Piece) <= toc.MaxGuess; ok {
+			g.buf = append(g.buf, g.now.Piece...)
+		}
 	}
 	return g.buf, ok && chunks == 0
 }
@@ -163,8 +177,8 @@ func (p *prover) behind(from int64) error {
 	if p.format != toc.EStargz || p.toc.size > info.BlobSize-info.PayloadSize {
 		return nil
 	}
-	if _, err := p.toc.file.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("read TOC: %w", err)
+	if _, err := p.toc.file.Seek(0, io.SeekStart); err != nil { // no more is guessed
+		return &brokenError{err}
 	}
 	r, err := p.format.NewReaderAll(p.toc.file)
 	if err != nil {

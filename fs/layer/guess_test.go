@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io/fs"
 	"maps"
@@ -17,6 +18,8 @@ import (
 	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
 // packings are ways to pack a tar.
@@ -230,4 +233,22 @@ func TestProveCopiedAfterRestarts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestProveCopiedCancelled: what nobody waits for any more ends, whatever it is at, and can be done again.
+func TestProveCopiedCancelled(t *testing.T) {
+	h := copied(t, usual, packings["estargz"]...)
+	want := tarDigest(t, h.fix.blob)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if proof, err := h.Prove(ctx, is(want)); !errors.Is(err, context.Canceled) || proof.DiffID != "" {
+		t.Errorf("%+v, error %v", proof, err)
+	}
+	p := &prover{Layer: h.Layer, ctx: ctx, skeleton: must(h.Store().Skeleton()), hashed: proofTurn + 1}
+	defer p.skeleton.Close()
+	if left, err := p.learn(toc.Styles()); !errors.Is(err, context.Canceled) || p.guesses != nil {
+		t.Errorf("%d styles left, error %v", len(left), err)
+	}
+	p.endGuesses()
+	h.mustProve()
 }

@@ -35,9 +35,8 @@ type Proof struct {
 // checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
 // with its digest. What comes of that is what the layer is.
 //
-// All is done as background work, and one layer of the node is hashed at a time. An error with a diffID
-// says that it could not be recorded; one without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete
-// where chunks are missing.
+// All is done as background work, and one layer of the node is hashed at a time. An error with a diffID says that it could not be recorded; one
+// without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete where chunks are missing.
 func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
 	if err := l.begin(); err != nil {
 		return Proof{}, err
@@ -132,9 +131,9 @@ type prover struct {
 	guessed  bool                          // one was used
 	blob     *blobPieces
 	data     *dataWindow
-	rest     []int    // chunks of streams that come later
+	rest     []int    // chunks of streams that were not gone over yet
 	turn     *entrant // at the cores; nil outside
-	hashed   int      // bytes in this turn
+	hashed   int      // bytes in this turn, see spend
 	patience time.Duration
 	holds    bool // scheduler.proofs
 }
@@ -190,23 +189,23 @@ func (p *prover) sums() []digest.Digest {
 
 // run goes over the blob's streams, and what lies between them.
 func (p *prover) run() error {
-	order := p.inBlobOrder()
+	p.rest = p.inBlobOrder()
 	pos := int64(0)
-	for len(order) > 0 {
-		first := p.store.Chunk(order[0])
+	for len(p.rest) > 0 {
+		first := p.store.Chunk(p.rest[0])
 		n := 1
-		for n < len(order) && p.store.Chunk(order[n]).BlobOffset == first.BlobOffset {
+		for n < len(p.rest) && p.store.Chunk(p.rest[n]).BlobOffset == first.BlobOffset {
 			n++
 		}
 		if err := p.between(pos, first.BlobOffset); err != nil {
 			return err
 		}
-		p.rest = order[n:]
-		if err := p.stream(first, order[:n]); err != nil {
+		chunks := p.rest[:n]
+		p.rest = p.rest[n:]
+		if err := p.stream(first, chunks); err != nil {
 			return err
 		}
 		pos = first.BlobOffset + first.BlobSize
-		order = p.rest
 	}
 	return p.behind(pos)
 }

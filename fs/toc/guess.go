@@ -10,8 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// maxGuess is the most bytes of a stream that are guessed: the headers of some 8,000 entries that follow each other without contents.
-const maxGuess = 4 << 20
+// MaxGuess is the most bytes of a stream that are guessed: the headers of some 8,000 entries that follow each other without contents.
+const MaxGuess = 4 << 20
 
 const landmarkContents = 0xf // of estargz, which does not export it
 
@@ -41,7 +41,8 @@ var (
 // error is the last that is yielded; it is a *DigestError if the TOC is not the one wanted. Nobody has to believe a guess: the digest of the
 // tar that it gives tells.
 //
-// A stream, which has to begin with contents, is guessed with all that follows it up to the next one. The tar's end, zeros or the TOC's own entry, is not guessed.
+// A stream, which has to begin with contents, is guessed with all that follows it up to the next one. The tar's end, zeros or the TOC's own
+// entry, is not guessed.
 func (k Kept) Guess(s Style) iter.Seq2[Guessed, error] {
 	return func(yield func(Guessed, error) bool) {
 		if _, err := k.Compressed.Seek(0, io.SeekStart); err != nil {
@@ -112,8 +113,11 @@ func (g *guesser) header(e *estargz.TOCEntry) error {
 }
 
 func isLandmark(e *estargz.TOCEntry) bool {
+	if e.Type != "reg" || e.Size != 1 {
+		return false
+	}
 	name, err := cleanName(e.Name)
-	return err == nil && isMarker(name) && e.Type == "reg" && e.Size == 1
+	return err == nil && isMarker(name)
 }
 
 // chunk passes a chunk's bytes, which its entry says where they are.
@@ -174,7 +178,7 @@ func (g *guesser) end() error {
 }
 
 func (g *guesser) Write(p []byte) (int, error) {
-	if len(p) > maxGuess-len(g.piece) {
+	if len(p) > MaxGuess-len(g.piece) {
 		g.lost = true
 	}
 	if !g.lost {
@@ -185,7 +189,7 @@ func (g *guesser) Write(p []byte) (int, error) {
 }
 
 func (g *guesser) zeros(n int64) {
-	if n > int64(maxGuess-len(g.piece)) {
+	if n > int64(MaxGuess-len(g.piece)) {
 		g.lost = true
 		return
 	}

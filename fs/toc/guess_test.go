@@ -305,7 +305,7 @@ func FuzzGuess(f *testing.F) {
 		for _, s := range Styles() {
 			last := int64(-1)
 			g := newGuesser(s, func(g Guessed, _ error) bool {
-				if g.Stream <= last || g.Chunks < 0 || len(g.Piece) > maxGuess {
+				if g.Stream <= last || g.Chunks < 0 || len(g.Piece) > MaxGuess {
 					t.Fatalf("%d chunks at %d after %d, %d bytes", g.Chunks, g.Stream, last, len(g.Piece))
 				}
 				last = g.Stream
