@@ -16,11 +16,12 @@ import (
 
 // Info says what a layer is.
 type Info struct {
-	Format         string        `json:"format"`         // as fs/toc names it
-	TOCDigest      digest.Digest `json:"tocDigest"`      // that of the TOC which the other files were made from; "" if there was none
-	BlobSize       int64         `json:"blobSize"`       // compressed bytes in the registry
-	DataSize       int64         `json:"dataSize"`       // bytes of the address space, a multiple of 4096
-	PrefetchChunks int           `json:"prefetchChunks"` // chunks [0, PrefetchChunks) are the prefetch list
+	Format         string        `json:"format"`                // as fs/toc names it
+	TOCDigest      digest.Digest `json:"tocDigest"`             // that of the TOC which the other files were made from; "" if there was none
+	BlobSize       int64         `json:"blobSize"`              // compressed bytes in the registry
+	PayloadSize    int64         `json:"payloadSize,omitempty"` // of those, how many lie before TOC and footer; 0 if not known
+	DataSize       int64         `json:"dataSize"`              // bytes of the address space, a multiple of 4096
+	PrefetchChunks int           `json:"prefetchChunks"`        // chunks [0, PrefetchChunks) are the prefetch list
 	// PrefetchListed says which of them are, as fs/toc's PrefetchAnnotation does; "" for all.
 	PrefetchListed string `json:"prefetchListed,omitempty"`
 	ID             uint32 `json:"id"` // the layer's number in this store: from 1, never given out twice

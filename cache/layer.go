@@ -119,8 +119,10 @@ func openFiles(dir string, now session) (_ *Layer, err error) {
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
 		return nil, err
 	}
-	if err := clearWay(filepath.Join(dir, skeletonName)); err != nil {
-		return nil, err
+	for _, name := range []string{skeletonName, tocName} {
+		if err := clearWay(filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
 	}
 	if err := l.believe(rec, now, changed.Data); err != nil {
 		return nil, err

@@ -24,7 +24,11 @@ import (
 //
 // Nobody has to believe it: the diffID that comes of it is the proof. So it is never synced; what a crash has torn or lost of it, with
 // all that follows in the file, is absent, and is fetched again by whoever needs it. It goes when the diffID is known.
+//
+// With it goes the layer's TOC, as compressed: streams whose chunks were copied from other layers have no piece, and most of what is in a
+// header is in the TOC too.
 const (
+	tocName        = "toc"
 	skeletonName   = "skeleton"
 	skeletonHeader = 8 + 4 + 4 + 4
 
@@ -89,10 +93,10 @@ func (l *Layer) GiveUpSkeleton() error {
 	l.skeletonMu.Lock()
 	defer l.skeletonMu.Unlock()
 	l.noSkeleton = true
-	return l.dropSkeleton()
+	return errors.Join(l.dropSkeleton(), l.drop(tocName))
 }
 
-// DropSkeleton has the layer's skeleton begin anew: it is not what it should be.
+// DropSkeleton has the layer's skeleton begin anew: it is not what it should be. The TOC stays, whose digest is known.
 func (l *Layer) DropSkeleton() error {
 	l.skeletonMu.Lock()
 	defer l.skeletonMu.Unlock()
@@ -104,22 +108,64 @@ func (l *Layer) dropSkeleton() (err error) {
 		err = l.skeleton.Close()
 		l.skeleton = nil
 	}
-	name := filepath.Join(l.dir, skeletonName)
-	st, gone := os.Stat(name)
-	if gone == nil {
-		gone = os.Remove(name)
+	return errors.Join(err, l.drop(skeletonName))
+}
+
+// drop removes a file that is charged with its size.
+func (l *Layer) drop(name string) error {
+	name = filepath.Join(l.dir, name)
+	st, err := os.Stat(name)
+	if err == nil {
+		err = os.Remove(name)
 	}
 	switch {
-	case gone == nil:
+	case err == nil:
 		l.charge.drop(st.Size())
-	case !errors.Is(gone, fs.ErrNotExist):
-		err = errors.Join(err, gone)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
 	}
 	return err
 }
 
+// KeepTOC keeps the layer's TOC, as compressed, for as long as its skeleton. The error wraps ErrNotStored.
+func (l *Layer) KeepTOC(compressed []byte) error {
+	l.skeletonMu.Lock()
+	defer l.skeletonMu.Unlock()
+	if l.diffID.Load() != nil || l.noSkeleton {
+		return nil
+	}
+	err := l.drop(tocName)
+	if err == nil {
+		err = l.charge.add(int64(len(compressed)))
+	}
+	if err != nil {
+		return fmt.Errorf("TOC of layer %s: %w: %w", l.digest, ErrNotStored, err)
+	}
+	if err := writeFile(filepath.Join(l.dir, tocName), compressed); err != nil {
+		l.charge.drop(int64(len(compressed)))
+		return fmt.Errorf("TOC of layer %s: %w: %w", l.digest, ErrNotStored, err)
+	}
+	return nil
+}
+
+// TOC opens what KeepTOC has kept. The caller closes it, and compares it with the TOC's digest. The error wraps fs.ErrNotExist if there is none.
+func (l *Layer) TOC() (*os.File, error) {
+	f, err := os.Open(filepath.Join(l.dir, tocName))
+	if err != nil {
+		return nil, fmt.Errorf("TOC of layer %s: %w", l.digest, err)
+	}
+	return f, nil
+}
+
+// forgetTar removes what was kept for SetDiffID.
+func (l *Layer) forgetTar() error {
+	l.skeletonMu.Lock()
+	defer l.skeletonMu.Unlock()
+	return errors.Join(l.dropSkeleton(), l.drop(tocName))
+}
+
 // SetDiffID records, durably, what the digest of the layer's tar is, as it was computed of all of its contents. Info has it from then on, and
-// the skeleton goes.
+// the skeleton goes, with the TOC.
 func (l *Layer) SetDiffID(d digest.Digest) error {
 	l.sealing.Lock() // layer.json is read and written again
 	defer l.sealing.Unlock()
@@ -130,7 +176,7 @@ func (l *Layer) SetDiffID(d digest.Digest) error {
 	}
 	if err == nil {
 		l.diffID.Store(&d)
-		err = l.DropSkeleton()
+		err = l.forgetTar()
 	}
 	if err != nil {
 		return fmt.Errorf("diffID of layer %s: %w", l.digest, err)
@@ -211,9 +257,20 @@ func ended(err error) error {
 	return err
 }
 
+// Has reports whether there seems to be a piece of a stream.
+func (s *Skeleton) Has(stream int64) bool {
+	i, ok := s.find(stream)
+	return ok && s.pieces[i].size <= MaxPiece
+}
+
+// find returns the first piece of a stream.
+func (s *Skeleton) find(stream int64) (i int, ok bool) {
+	return slices.BinarySearchFunc(s.pieces, stream, func(p pieceAt, at int64) int { return cmp.Compare(p.stream, at) })
+}
+
 // Piece returns that of a stream, valid until the next call; false if there is none, or none that is as it was written.
 func (s *Skeleton) Piece(stream int64) ([]byte, bool) {
-	i, _ := slices.BinarySearchFunc(s.pieces, stream, func(p pieceAt, at int64) int { return cmp.Compare(p.stream, at) })
+	i, _ := s.find(stream)
 	for ; i < len(s.pieces) && s.pieces[i].stream == stream; i++ {
 		p := s.pieces[i]
 		if p.size > MaxPiece {

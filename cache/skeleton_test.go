@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -165,6 +166,71 @@ func TestSetDiffID(t *testing.T) {
 	}
 	if !l.Sealed() {
 		t.Error("not sealed any more")
+	}
+	closeAll(t, l, store)
+}
+
+// TestKeepTOC: a TOC stays for as long as a skeleton, and counts.
+func TestKeepTOC(t *testing.T) {
+	root := t.TempDir()
+	store := openStore(t, root, bootA)
+	sample := newSample("layer", 10)
+	compressed := bytes.Repeat([]byte("toc"), 100_000)
+	for name, end := range map[string]func(l *Layer) error{
+		"proven":   func(l *Layer) error { return l.SetDiffID(digest.FromString("tar")) },
+		"given up": func(l *Layer) error { return l.GiveUpSkeleton() },
+	} {
+		l := sample.create(t, store)
+		if p := readTOC(t, l); p != nil {
+			t.Errorf("%s: %d bytes that nobody has kept", name, len(p))
+		}
+		before := store.Used()
+		for range 2 {
+			if err := l.KeepTOC(compressed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := store.Used() - before; n != int64(len(compressed)) {
+			t.Errorf("%s: %d bytes count", name, n)
+		}
+		if err := l.DropSkeleton(); err != nil {
+			t.Fatal(err)
+		}
+		closeAll(t, l, store)
+		store = openStore(t, root, bootB)
+		l, err := store.Get(sample.digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := readTOC(t, l); !bytes.Equal(p, compressed) {
+			t.Errorf("%s: %d bytes after a restart", name, len(p))
+		}
+		used := store.Used()
+		if err := end(l); err != nil {
+			t.Fatal(err)
+		}
+		if n := used - store.Used(); n != int64(len(compressed)) {
+			t.Errorf("%s: %d bytes do not count any more", name, n)
+		}
+		if err := l.KeepTOC(compressed); err != nil {
+			t.Fatal(err)
+		}
+		if p := readTOC(t, l); p != nil {
+			t.Errorf("%s: %d bytes are there once more", name, len(p))
+		}
+		closeAll(t, l)
+		if err := store.Remove(sample.digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	l := sample.create(t, store)
+	store.SetQuota(Quota{Limit: store.Used() + 1000}, nil)
+	if err := l.KeepTOC(compressed); !errors.Is(err, ErrFull) || !errors.Is(err, ErrNotStored) {
+		t.Errorf("over the quota: %v", err)
+	}
+	if p := readTOC(t, l); p != nil {
+		t.Errorf("%d bytes over the quota", len(p))
 	}
 	closeAll(t, l, store)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -57,6 +58,9 @@ func lazyStored(t *testing.T, root string, seal bool, end func(*testing.T, *Stor
 	l := tamperSample.create(t, s)
 	tamperSample.put(t, l, chunks...)
 	if err := l.KeepPieces(AppendPiece(nil, 7, pieceOfTar)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.KeepTOC(pieceOfTar); err != nil {
 		t.Fatal(err)
 	}
 	if seal {
@@ -151,6 +155,30 @@ func (s stored) readSkeleton(t *testing.T, l *Layer) {
 			t.Errorf("skeleton: %v", err)
 		}
 	}
+	if err := l.KeepTOC(pieceOfTar); err != nil { // whatever has become of the last one, which its digest tells
+		t.Errorf("TOC: %v", err)
+	}
+	if p := readTOC(t, l); string(p) != string(pieceOfTar) {
+		t.Errorf("TOC %q", p)
+	}
+}
+
+// readTOC is the TOC that was kept, nil if there is none.
+func readTOC(t *testing.T, l *Layer) []byte {
+	t.Helper()
+	f, err := l.TOC()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func (s stored) bytes() (n int) {
@@ -256,7 +284,7 @@ func (s stored) claimed(t *testing.T, boot string) (n int) {
 	return n
 }
 
-var layerFiles = []string{metaName, chunksName, dataName, presentName, recordName, skeletonName}
+var layerFiles = []string{metaName, chunksName, dataName, presentName, recordName, skeletonName, tocName}
 
 // TestFlippedBytes flips bytes of each file while no process has the store.
 func TestFlippedBytes(t *testing.T) {
@@ -273,7 +301,7 @@ func TestFlippedBytes(t *testing.T) {
 						s := make(t, memoryDir(t), end)
 						file := s.file(name)
 						old, err := os.ReadFile(file)
-						if errors.Is(err, fs.ErrNotExist) && name == skeletonName {
+						if errors.Is(err, fs.ErrNotExist) && (name == skeletonName || name == tocName) {
 							return
 						}
 						if err != nil {
@@ -382,7 +410,7 @@ func TestTampered(t *testing.T) {
 							}
 							s := make(t, memoryDir(t), end)
 							err := tamper(s.file(name))
-							if name == skeletonName && errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
+							if (name == skeletonName || name == tocName) && errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP) {
 								continue
 							}
 							if err != nil {

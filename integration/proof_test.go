@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -92,10 +93,7 @@ func TestCraftedImage(t *testing.T) {
 	if state := stateOf(t, n, layer); state != "" {
 		t.Errorf("the crafted layer is still there: %s", state)
 	}
-	eventually(t, "the genuine layers are proven", func() bool {
-		m, err := n.Metrics(t.Context())
-		return err == nil && m.Sum("sluice_proofs_total", map[string]string{"result": "proven"}) == float64(len(im.Manifest.Layers))
-	})
+	untilProven(t, n, len(im.Manifest.Layers))
 	readRight(t, n, genuine)
 
 	// Pulled again, it is known: containerd has to unpack it, and finds that out itself.
@@ -166,6 +164,15 @@ func TestUntrustedImage(t *testing.T) {
 	if count := m.Sum("sluice_proofs_total", map[string]string{"result": "refused"}); count != 2 {
 		t.Errorf("%v layers were refused, by the metrics", count)
 	}
+}
+
+// untilProven waits until so many layers have turned out to be what their images claim.
+func untilProven(t *testing.T, n *stack.Node, layers int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d layers are proven", layers), func() bool {
+		m, err := n.Metrics(t.Context())
+		return err == nil && m.Sum("sluice_proofs_total", map[string]string{"result": "proven"}) == float64(layers)
+	})
 }
 
 // eventually waits until ok.

@@ -26,7 +26,8 @@ const newPercent = 5
 // mostOfNext is the most percent of an image's bytes that may be fetched of its next version, of which five are new.
 const mostOfNext = 8
 
-// TestNextVersion pulls an image, and when all of it is there the next version of it: every layer is another, and 5 % of the bytes of their files are.
+// TestNextVersion pulls an image, and when all of it is there and proven the next version of it, until that is proven too: every layer is another, and
+// 5 % of the bytes of their files are.
 func TestNextVersion(t *testing.T) {
 	first := lazyImage(t, goroot)
 	plain := nextVersion(t, plainImage(t, goroot))
@@ -41,18 +42,20 @@ func TestNextVersion(t *testing.T) {
 	}
 	reg := registry(t)
 	o := daemon("auto")
-	o.TOML = strings.Replace(o.TOML, "background = false", "background = true\nverify = \"chunks\"", 1)
+	o.TOML = strings.Replace(o.TOML, "background = false", "background = true", 1)
 	n := nodeWith(t, stack.NodeOptions{Daemon: o})
 	c := stack.Container{Ref: upload(t, reg, first, "test/goroot:1")}
 	pull(t, n, c)
 	goVersion(t, run(t, n, c))
 	untilComplete(t, n)
+	untilProven(t, n, len(first.Manifest.Layers))
 
 	c.Ref = upload(t, reg, next, "test/goroot:2")
 	reg.Link.ResetCounts()
 	pull(t, n, c)
 	goVersion(t, run(t, n, c))
 	untilComplete(t, n)
+	untilProven(t, n, len(first.Manifest.Layers)+len(next.Manifest.Layers))
 	got := reg.Link.Counts()
 	m, err := n.Metrics(t.Context())
 	if err != nil {

@@ -20,6 +20,7 @@ type creation struct {
 	turn      *entrant // with the memory that it takes
 	info      cache.Info
 	layout    *toc.Layout
+	packed    []byte // the TOC, as it lies in the blob
 	tail      *tail
 }
 
@@ -47,6 +48,9 @@ func create(ctx context.Context, o Options) (_ *cache.Layer, came extras, err er
 	defer c.end()
 	store, err := o.Store.Create(o.Digest, c.info, c.write)
 	came.tail = c.tail
+	if err == nil && o.Skeleton {
+		_ = store.KeepTOC(c.packed) // without it more is fetched for Prove
+	}
 	return store, came, err
 }
 
@@ -77,6 +81,7 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 	c := &creation{
 		scheduler: o.Scheduler,
 		turn:      &entrant{priority: Demand, bytes: raw.Size() * layoutMemory, image: o.Ref},
+		packed:    raw.Compressed(),
 		tail:      &tail{Blob: o.Blob, offset: raw.Tail.Offset, bytes: raw.Tail.Bytes},
 	}
 	if err := c.begin(r.ctx); err != nil {
@@ -91,6 +96,7 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 		Format:         string(raw.Format),
 		TOCDigest:      o.TOCDigest,
 		BlobSize:       raw.BlobSize,
+		PayloadSize:    raw.PayloadSize,
 		DataSize:       c.layout.DataSize,
 		PrefetchChunks: c.layout.PrefetchChunks,
 	}
@@ -132,7 +138,7 @@ func (c *creation) begin(ctx context.Context) error {
 
 // end gives the memory back.
 func (c *creation) end() {
-	c.layout = nil
+	c.layout, c.packed = nil, nil
 	c.scheduler.layouts.leave(c.turn)
 	c.scheduler.heap.end(c.turn.bytes)
 }

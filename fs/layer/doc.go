@@ -25,7 +25,8 @@
 // registry that hangs holds nobody up but its own readers.
 //
 // What streams have besides chunks, the layer's skeleton, is kept as it is decoded (pieces.go). Once a layer is complete, Prove computes
-// its diffID of that and of the data file, without decoding anything again but what the skeleton lacks.
+// its diffID of that and of the data file, without decoding anything again. What the skeleton lacks, that of chunks which were copied from other
+// layers, it guesses of the TOC (guess.go), and fetches where that was wrong.
 //
 // A TOC in memory is many times as large as in its blob, so there is a limit for those too, and what a burst of work has taken
 // is given back to the system when the node has come to rest. Of chunk tables, which are mapped, no more is resident than what was

@@ -85,6 +85,11 @@ func testFiles() map[string][]byte {
 }
 
 func build(files map[string][]byte, opts ...estargz.Option) fixture {
+	return buildAs(func(*tar.Header) {}, files, opts...)
+}
+
+// buildAs builds a layer of a tar whose headers change has changed.
+func buildAs(change func(h *tar.Header), files map[string][]byte, opts ...estargz.Option) fixture {
 	var buf bytes.Buffer
 	tw := tar.NewWriter(&buf)
 	names := make([]string, 0, len(files))
@@ -92,11 +97,15 @@ func build(files map[string][]byte, opts ...estargz.Option) fixture {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	header := func(h *tar.Header) {
+		change(h)
+		must(0, tw.WriteHeader(h))
+	}
 	for _, dir := range []string{"etc/", "lib/"} {
-		must(0, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755}))
+		header(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755})
 	}
 	for _, name := range names {
-		must(0, tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(files[name]))}))
+		header(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(files[name]))})
 		must(tw.Write(files[name]))
 	}
 	must(0, tw.Close())

@@ -14,8 +14,8 @@ type pieces struct {
 	piece   []byte
 }
 
-// decode decodes the stream that src begins with, as toc.Format.Decode does, and keeps what it has besides chunks, if chunk, the last one
-// that is wanted of it, is the last one it has, and all of it fits into dst. Else that has to be fetched again, for Prove.
+// decode decodes the stream that src begins with, as toc.Format.Decode does, and keeps what it has besides chunks, chunk being one of them, if all
+// of it fits into dst. Else that has to be guessed, or fetched again, for Prove.
 func (p *pieces) decode(dst, src []byte, least, chunk int) (n int, err error) {
 	if !p.l.skeleton {
 		return p.l.format.Decode(dst, src, least)
@@ -30,16 +30,16 @@ func (p *pieces) decode(dst, src []byte, least, chunk int) (n int, err error) {
 	return n, err
 }
 
-// add takes what stream has besides the chunks up to the last one.
-func (p *pieces) add(stream []byte, last int) {
+// add takes what stream, which chunk is in, has besides chunks.
+func (p *pieces) add(stream []byte, chunk int) {
 	store := p.l.store
-	at := store.Chunk(last).BlobOffset
-	if last+1 < store.NumChunks() && store.Chunk(last+1).BlobOffset == at {
-		return
-	}
-	first := last
+	at := store.Chunk(chunk).BlobOffset
+	first, last := chunk, chunk
 	for first > 0 && store.Chunk(first-1).BlobOffset == at {
 		first--
+	}
+	for last+1 < store.NumChunks() && store.Chunk(last+1).BlobOffset == at {
+		last++
 	}
 	p.piece = p.piece[:0]
 	pos := int64(0)

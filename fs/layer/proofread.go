@@ -18,9 +18,9 @@ type blobPieces struct {
 	sum hash.Hash // of all that was fetched; nil unless that is the whole blob
 	err error     // why bytes do not come
 
-	next, end int64 // what is to be fetched
-	buf       []byte
-	have      []byte // in buf, and not read yet
+	pos, end int64 // what is to be read
+	buf      []byte
+	have     []byte // in buf: what comes from pos on, as far as it was fetched
 }
 
 func newBlobPieces(p *prover, whole bool) *blobPieces {
@@ -33,28 +33,34 @@ func newBlobPieces(p *prover, whole bool) *blobPieces {
 
 // seek goes to a piece of the blob.
 func (b *blobPieces) seek(off, size int64) {
-	b.have, b.next, b.end = nil, off, off+size
+	if skip := off - b.pos; skip >= 0 && skip <= int64(len(b.have)) {
+		b.have = b.have[skip:]
+	} else {
+		b.have = nil
+	}
+	b.pos, b.end = off, off+size
 }
 
 // Read implements io.Reader; the end is that of the piece.
 func (b *blobPieces) Read(p []byte) (int, error) {
+	if b.pos == b.end {
+		return 0, io.EOF
+	}
 	if len(b.have) == 0 {
-		if b.next == b.end {
-			return 0, io.EOF
-		}
 		if b.err = b.fetch(); b.err != nil {
 			return 0, b.err
 		}
 	}
-	n := copy(p, b.have)
+	n := copy(p, b.have[:min(int64(len(b.have)), b.end-b.pos)])
 	b.have = b.have[n:]
+	b.pos += int64(n)
 	return n, nil
 }
 
-// fetch fetches the next range.
+// fetch fetches the next range, for pieces that follow too.
 func (b *blobPieces) fetch() error {
 	b.p.release()
-	size := min(b.end-b.next, backgroundRange)
+	size := min(b.p.through(b.end)-b.pos, backgroundRange)
 	ranges, place := b.p.scheduler.ranges, newHolder(Background, b.p.ref, size)
 	place.blob = size
 	if err := ranges.enter(b.p.ctx, place); err != nil {
@@ -69,7 +75,7 @@ func (b *blobPieces) fetch() error {
 }
 
 func (b *blobPieces) load(from Blob, size int64) error {
-	body, err := from.ReadRange(withPriority(b.p.ctx, Background), b.next, size)
+	body, err := from.ReadRange(withPriority(b.p.ctx, Background), b.pos, size)
 	if err != nil {
 		return err
 	}
@@ -80,12 +86,11 @@ func (b *blobPieces) load(from Blob, size int64) error {
 	b.have = b.buf[:size]
 	if n, err := io.ReadFull(body, b.have); err != nil {
 		b.have = nil
-		return fmt.Errorf("%d of %d bytes at %d: %w", n, size, b.next, err)
+		return fmt.Errorf("%d of %d bytes at %d: %w", n, size, b.pos, err)
 	}
 	if b.sum != nil {
 		_, _ = b.sum.Write(b.have) // never fails
 	}
-	b.next += size
 	return nil
 }
 
@@ -96,7 +101,11 @@ func (b *blobPieces) judge(err error) error {
 	if b.sum == nil || err != nil && !errors.As(err, &broken) {
 		return err
 	}
-	for b.end = b.p.store.Info().BlobSize; b.next < b.end; {
+	for b.end = b.p.store.Info().BlobSize; ; {
+		b.pos += int64(len(b.have))
+		if b.have = nil; b.pos >= b.end {
+			break
+		}
 		if err := b.fetch(); err != nil {
 			return err
 		}

@@ -20,16 +20,6 @@ import (
 // that tar's tree is not the one that its TOC describes.
 const NoDiffID digest.Digest = "none"
 
-const (
-	// proofTurn is how many bytes are hashed before others get their turn at the core.
-	proofTurn = 4 << 20
-
-	// While ranges are fetched, whose decoding wants the cores, a turn waits for their end, for patience at first, and for leastPatience when
-	// that has been in vain: then it is some 40 MB/s, which takes 3 % of a core.
-	patience      = backgroundTrickle
-	leastPatience = 100 * time.Millisecond
-)
-
 // Proof is what a layer has turned out to be.
 type Proof struct {
 	DiffID digest.Digest // of its tar; NoDiffID if it has none; "" if that could not be found out
@@ -40,13 +30,13 @@ type Proof struct {
 // skeleton, and records it in the store. It is NoDiffID for a layer that cannot have one. The tree of that tar is compared with the one that
 // is mounted (toc.Shown).
 //
-// right says whether a diffID is one that is expected. If it is not, or the trees differ, that may be because the skeleton is damaged, which
-// nobody checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
+// What the skeleton lacks is guessed, or fetched. right says whether a diffID is one that is expected. If it is not, or the trees differ, that
+// may be because of a guess: then what was guessed is fetched too. If it still is not, that may be because the skeleton is damaged, which nobody
+// checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
 // with its digest. What comes of that is what the layer is.
 //
-// What the skeleton lacks is fetched. All is done as background work, and one layer of the node is hashed at a time. An error with a diffID
-// says that it could not be recorded; one without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete
-// where chunks are missing.
+// All is done as background work, and one layer of the node is hashed at a time. An error with a diffID says that it could not be recorded; one
+// without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete where chunks are missing.
 func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
 	if err := l.begin(); err != nil {
 		return Proof{}, err
@@ -69,26 +59,32 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	if !l.store.Complete() {
 		return Proof{}, cache.ErrIncomplete
 	}
-	sums, err := l.sum(ctx, false)
-	if err != nil && !condemns(err) {
-		return Proof{}, err
-	}
-	if i := slices.IndexFunc(sums, right); err == nil && i >= 0 {
-		return Proof{DiffID: sums[i]}, nil
+	for styles := toc.Styles(); ; {
+		s, err := l.sum(ctx, styles, false)
+		if err != nil && !condemns(err) {
+			return Proof{}, err
+		}
+		if i := slices.IndexFunc(s.digests, right); err == nil && i >= 0 {
+			return Proof{DiffID: s.digests[i]}, nil
+		}
+		if !s.guessed {
+			break
+		}
+		styles = s.styles
 	}
 	defer l.store.Pin()()      // what is to condemn must not miss what was taken away for want of room
 	_ = l.store.DropSkeleton() // if the disk does not let it go, it will not be believed the next time either
 	if err := errors.Join(l.store.Recheck(ctx), l.store.CheckMetadata()); err != nil {
 		return Proof{}, err
 	}
-	sums, err = l.sumAnew(ctx)
+	s, err := l.sumAnew(ctx)
 	switch {
 	case condemns(err):
 		return Proof{DiffID: NoDiffID, Why: err}, nil
 	case err != nil:
 		return Proof{}, err
 	}
-	return Proof{DiffID: sums[max(0, slices.IndexFunc(sums, right))]}, nil
+	return Proof{DiffID: s.digests[max(0, slices.IndexFunc(s.digests, right))]}, nil
 }
 
 // condemns says whether an error is the blob's, or its TOC's.
@@ -99,14 +95,21 @@ func condemns(err error) bool {
 }
 
 // sumAnew is sum for the last word. One layer of the node at a time has its whole tree in memory for that.
-func (l *Layer) sumAnew(ctx context.Context) ([]digest.Digest, error) {
+func (l *Layer) sumAnew(ctx context.Context) (summed, error) {
 	select {
 	case l.scheduler.trees <- struct{}{}:
 		defer func() { <-l.scheduler.trees }()
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return summed{}, context.Cause(ctx)
 	}
-	return l.sum(ctx, true)
+	return l.sum(ctx, nil, true)
+}
+
+// summed is what came of going through a layer's tar.
+type summed struct {
+	digests []digest.Digest // of the tar, and of it with more of its end
+	guessed bool            // what came of it, an error too, may be so because something was guessed
+	styles  []toc.Style     // in which it can be guessed otherwise
 }
 
 // brokenError says that a blob is not what its TOC makes of it.
@@ -123,17 +126,22 @@ type prover struct {
 	tar      hash.Hash
 	yield    func(p []byte, at int64) bool // takes bytes of the tar
 	skeleton *cache.Skeleton               // nil: all of it is fetched
+	toc      *keptTOC                      // nil: nothing is guessed
+	guesses  *guesses                      // nil: there are none
+	guessed  bool                          // one was used
 	blob     *blobPieces
 	data     *dataWindow
+	rest     []int    // chunks of streams that were not gone over yet
 	turn     *entrant // at the cores; nil outside
-	hashed   int      // bytes in this turn
+	hashed   int      // bytes in this turn, see spend
 	patience time.Duration
 	holds    bool // scheduler.proofs
 }
 
 // sum computes the layer's diffID, and behind it what it would be with more of a tar's end, and compares the tar's tree with the mounted one.
-// Anew, nothing is believed of the skeleton, the blob's digest is checked, and so is the whole tree where that makes a difference.
-func (l *Layer) sum(ctx context.Context, anew bool) ([]digest.Digest, error) {
+// What the skeleton lacks is guessed in the first of styles that its pieces do not speak against, if there is one. Anew, nothing is believed of
+// the skeleton, the blob's digest is checked, and so is the whole tree where that makes a difference.
+func (l *Layer) sum(ctx context.Context, styles []toc.Style, anew bool) (summed, error) {
 	p := &prover{Layer: l, ctx: ctx, tar: digest.SHA256.Hash(), data: &dataWindow{store: l.store}, patience: patience}
 	p.blob = newBlobPieces(p, anew)
 	defer p.release()
@@ -143,18 +151,24 @@ func (l *Layer) sum(ctx context.Context, anew bool) ([]digest.Digest, error) {
 	if !anew {
 		s, err := l.store.Skeleton()
 		if err != nil {
-			return nil, err
+			return summed{}, err
 		}
 		defer s.Close()
 		p.skeleton = s
 	}
 	if err := p.hold(); err != nil {
-		return nil, err
+		return summed{}, err
 	}
-	if err := p.compare(anew); err != nil {
-		return nil, err
+	left, err := p.learn(styles)
+	defer p.endGuesses()
+	if err == nil {
+		err = p.compare(anew)
 	}
-	return p.sums(), nil
+	s := summed{guessed: p.guessed, styles: left}
+	if err == nil {
+		s.digests = p.sums()
+	}
+	return s, err
 }
 
 const (
@@ -175,24 +189,25 @@ func (p *prover) sums() []digest.Digest {
 
 // run goes over the blob's streams, and what lies between them.
 func (p *prover) run() error {
-	order := p.inBlobOrder()
-	pos, size := int64(0), p.store.Info().BlobSize
-	for len(order) > 0 {
-		first := p.store.Chunk(order[0])
+	p.rest = p.inBlobOrder()
+	pos := int64(0)
+	for len(p.rest) > 0 {
+		first := p.store.Chunk(p.rest[0])
 		n := 1
-		for n < len(order) && p.store.Chunk(order[n]).BlobOffset == first.BlobOffset {
+		for n < len(p.rest) && p.store.Chunk(p.rest[n]).BlobOffset == first.BlobOffset {
 			n++
 		}
 		if err := p.between(pos, first.BlobOffset); err != nil {
 			return err
 		}
-		if err := p.stream(first, order[:n]); err != nil {
+		chunks := p.rest[:n]
+		p.rest = p.rest[n:]
+		if err := p.stream(first, chunks); err != nil {
 			return err
 		}
 		pos = first.BlobOffset + first.BlobSize
-		order = order[n:]
 	}
-	return p.between(pos, size)
+	return p.behind(pos)
 }
 
 // inBlobOrder returns the numbers of all chunks, in the order of the tar.
@@ -220,6 +235,10 @@ func (p *prover) between(from, to int64) error {
 	if from >= to {
 		return nil
 	}
+	if piece, ok := p.guesses.at(from, to, 0); ok {
+		p.guessed = true
+		return p.write(piece)
+	}
 	return p.fetched(from, to-from, nil)
 }
 
@@ -230,7 +249,27 @@ func (p *prover) stream(first cache.Chunk, chunks []int) error {
 			return p.kept(piece, chunks)
 		}
 	}
+	if piece, ok := p.guesses.at(first.BlobOffset, first.BlobOffset+first.BlobSize, len(chunks)); ok && p.fits(piece, chunks) {
+		p.guessed = true
+		return p.kept(piece, chunks)
+	}
 	return p.fetched(first.BlobOffset, first.BlobSize, chunks)
+}
+
+// through returns up to where the blob is going to be fetched if it is fetched up to end: a range more at most.
+func (p *prover) through(end int64) int64 {
+	if p.guesses != nil { // which tell only when it is their turn
+		return end
+	}
+	most := end + backgroundRange
+	for _, i := range p.rest {
+		c := p.store.Chunk(i)
+		if end >= most || p.skeleton != nil && p.skeleton.Has(c.BlobOffset) {
+			break
+		}
+		end = max(end, c.BlobOffset+c.BlobSize)
+	}
+	return end
 }
 
 // fits says whether a piece has at least what lies between chunks.
@@ -247,7 +286,7 @@ func (p *prover) fits(piece []byte, chunks []int) bool {
 	return between <= int64(len(piece))
 }
 
-// kept hashes a stream of which the skeleton has its piece.
+// kept hashes a stream of which there is its piece.
 func (p *prover) kept(piece []byte, chunks []int) error {
 	pos := int64(0)
 	for _, i := range chunks {
@@ -326,66 +365,12 @@ func (p *prover) write(b []byte) error { return p.writeAt(b, -1) }
 
 // writeAt hashes bytes of the tar, and passes them on with where they are in the address space.
 func (p *prover) writeAt(b []byte, at int64) error {
-	if p.hashed > proofTurn {
-		p.leave()
-		if err := p.enter(); err != nil {
-			return err
-		}
+	if err := p.spend(len(b)); err != nil {
+		return err
 	}
-	p.hashed += len(b)
 	_, _ = p.tar.Write(b) // never fails
 	if len(b) > 0 && !p.yield(b, at) {
 		return errEnough
 	}
 	return nil
-}
-
-// hold waits until this is the proof that hashes.
-func (p *prover) hold() error {
-	select {
-	case p.scheduler.proofs <- struct{}{}:
-		p.holds = true
-		return p.enter()
-	case <-p.ctx.Done():
-		return context.Cause(p.ctx)
-	}
-}
-
-// release lets others hash, as long as this one waits for its registry, or for good.
-func (p *prover) release() {
-	p.leave()
-	p.data.forget()
-	if p.holds {
-		<-p.scheduler.proofs
-		p.holds = false
-	}
-}
-
-// enter waits for a core, and, but not for ever, until nothing is fetched.
-func (p *prover) enter() error {
-	if calm := p.scheduler.ranges.whenCalm(nobody); calm != nil {
-		enough := time.NewTimer(p.patience)
-		defer enough.Stop()
-		select {
-		case <-calm:
-			p.patience = patience
-		case <-enough.C:
-			p.patience = max(p.patience/2, leastPatience)
-		case <-p.ctx.Done():
-			return context.Cause(p.ctx)
-		}
-	}
-	turn := &entrant{priority: Background, image: p.ref}
-	if err := p.scheduler.cores.enter(p.ctx, turn); err != nil {
-		return err
-	}
-	p.turn, p.hashed = turn, 0
-	return nil
-}
-
-func (p *prover) leave() {
-	if p.turn != nil {
-		p.scheduler.cores.leave(p.turn)
-		p.turn = nil
-	}
 }

@@ -141,6 +141,9 @@ func TestProveWithoutSkeleton(t *testing.T) {
 			if n := h.blob.fetchedBytes(); n != int64(len(h.fix.blob)) {
 				t.Errorf("%d of %d bytes were fetched", n, len(h.fix.blob))
 			}
+			if n := len(h.blob.seen()); n > 4+len(h.fix.blob)/backgroundRange { // before the first file, behind the last one
+				t.Errorf("%d requests", n)
+			}
 		})
 	}
 }

@@ -12,16 +12,27 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// packed is a TOC as compressed, wherever it lies.
+type packed struct {
+	format Format
+	want   digest.Digest
+	from   io.ReadSeeker // at its beginning
+}
+
+func (r *Raw) parse(take func(*estargz.TOCEntry) error) error {
+	return packed{r.Format, r.want, bytes.NewReader(r.compressed)}.parse(take)
+}
+
 // parse decompresses, hashes and decodes a TOC in one pass, and gives each entry to take, which must copy what it keeps
 // of it. Whatever the decoder says and take has made of it counts for nothing unless the digest of all that was
 // decompressed is right, or, for zstd:chunked, of all that was compressed: then the error is a *DigestError.
-func (r *Raw) parse(take func(*estargz.TOCEntry) error) error {
-	stream, err := r.Format.NewReader(bytes.NewReader(r.compressed))
+func (p packed) parse(take func(*estargz.TOCEntry) error) error {
+	stream, err := p.format.NewReader(p.from)
 	if err != nil {
 		return fmt.Errorf("decompress TOC: %w", err)
 	}
 	defer stream.Close()
-	json, err := r.json(stream)
+	json, err := p.format.tocJSON(stream)
 	if err != nil {
 		return fmt.Errorf("decompress TOC: %w", err)
 	}
@@ -35,9 +46,8 @@ func (r *Raw) parse(take func(*estargz.TOCEntry) error) error {
 	if _, err := io.Copy(io.Discard, hashed); err != nil {
 		return fmt.Errorf("decompress TOC: %w", err)
 	}
-	got := digest.NewDigest(digest.SHA256, hash)
-	if got != r.want && (r.Format != ZstdChunked || digest.FromBytes(r.compressed) != r.want) {
-		return &DigestError{Got: got, Want: r.want}
+	if got := digest.NewDigest(digest.SHA256, hash); got != p.want && !p.wanted() {
+		return &DigestError{Got: got, Want: p.want}
 	}
 	if refused == nil && decodeErr != nil {
 		return fmt.Errorf("decode TOC: %w", decodeErr)
@@ -45,9 +55,21 @@ func (r *Raw) parse(take func(*estargz.TOCEntry) error) error {
 	return refused
 }
 
-// json finds the TOC's JSON in its decompressed stream: eStargz has it as the only file of a tar.
-func (r *Raw) json(stream io.Reader) (io.Reader, error) {
-	if r.Format != EStargz {
+// wanted says whether the digest that is wanted is that of the TOC as compressed.
+func (p packed) wanted() bool {
+	if p.format != ZstdChunked {
+		return false
+	}
+	if _, err := p.from.Seek(0, io.SeekStart); err != nil {
+		return false
+	}
+	got, err := digest.FromReader(p.from)
+	return err == nil && got == p.want
+}
+
+// tocJSON finds the TOC's JSON in its decompressed stream: eStargz has it as the only file of a tar.
+func (f Format) tocJSON(stream io.Reader) (io.Reader, error) {
+	if f != EStargz {
 		return stream, nil
 	}
 	tr := tar.NewReader(stream)

@@ -68,6 +68,9 @@ func Read(r io.ReaderAt, size int64, want digest.Digest) (*TOC, error) {
 // Size is the bytes of the TOC as compressed.
 func (r *Raw) Size() int64 { return int64(len(r.compressed)) }
 
+// Compressed is the TOC as compressed, for Kept; it is not changed.
+func (r *Raw) Compressed() []byte { return r.compressed }
+
 // TOC returns all entries. The error is a *DigestError if the TOC is not the one wanted.
 func (r *Raw) TOC() (*TOC, error) {
 	var c collector
