@@ -148,14 +148,38 @@ func (b *budget) takeHard(n int64) error {
 	if err == nil {
 		return nil
 	}
+	if !b.makeRoom() {
+		return err
+	}
+	return b.take(n)
+}
+
+// makeRoom waits until what room can be made is made, and reports whether there is somebody who does that.
+func (b *budget) makeRoom() bool {
 	b.mu.Lock()
 	relieve := b.relieve
 	b.mu.Unlock()
 	if relieve == nil {
-		return err
+		return false
 	}
 	relieve()
-	return b.take(n)
+	return true
+}
+
+// patiently writes n bytes for who can wait: on a full disk once more, after room was made.
+func (b *budget) patiently(n int64, write func() error) error {
+	err := write()
+	if !IsOutOfSpace(err) {
+		return err
+	}
+	b.wrote(n, err)
+	if !b.makeRoom() {
+		return err
+	}
+	if err = write(); err == nil || IsOutOfSpace(err) {
+		b.wrote(n, err)
+	}
+	return err
 }
 
 // give returns bytes that are on the disk no more. n may be negative: what turned out to be there.
@@ -215,7 +239,7 @@ func (c *charge) set(n int64) { c.drop(c.bytes.Load() - n) }
 // wrote takes note of how an attempt to write n bytes ended.
 func (b *budget) wrote(n int64, err error) {
 	b.trouble.note(n, err)
-	if outOfSpace(err) {
+	if IsOutOfSpace(err) {
 		b.alarm()
 	}
 }

@@ -55,7 +55,7 @@ type tableWriter struct {
 }
 
 func createTable(name string, dataSize int64) (*tableWriter, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}

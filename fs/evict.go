@@ -122,7 +122,7 @@ func (f *FS) goals(hard bool) goals {
 	margin := (q.Limit - q.High) / 2
 	switch failed, full := st.OutOfSpace(); {
 	case full:
-		if failed.Before(f.relieved) || time.Since(f.relieved) < reliefPause || st.Free() > leastRelief { // others may eat what is given up
+		if failed.Before(f.relieved) || !hard && time.Since(f.relieved) < reliefPause || st.Free() > leastRelief { // others may eat what is given up
 			return goals{enough, enough}
 		}
 		f.relieved = time.Now()
