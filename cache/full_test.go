@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -66,6 +67,34 @@ func TestMakeOnFullDisk(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What room was made for is not taken by who can do without.
+func TestRoomIsKept(t *testing.T) {
+	store := openStore(t, t.TempDir(), bootA)
+	smp := newSample("layer", 64<<10, 64<<10)
+	l := smp.create(t, store)
+	smp.put(t, l, 0)
+	limit := store.Used()
+	rounds := 0
+	store.SetQuota(Quota{Limit: limit}, func() {
+		rounds++
+		if _, err := l.Shed(none); err != nil {
+			t.Error(err)
+		}
+		if err := l.Put(0, smp.data[0]); !errors.Is(err, ErrFull) {
+			t.Errorf("what was shed is stored again: %v", err)
+		}
+	})
+	other := newSample("other", 4096)
+	made, err := store.Create(other.digest, Info{DataSize: other.size}, func(meta *os.File, add func(Chunk) error) error {
+		_, err := meta.Write(spread(40 << 10))
+		return errors.Join(err, other.addTo(add))
+	})
+	if err != nil || rounds != 1 || store.Wanted() != 0 {
+		t.Fatalf("after %d rounds: %v; %d bytes are waited for", rounds, err, store.Wanted())
+	}
+	closeAll(t, made, l, store)
 }
 
 // shrink gives a disk the last bytes of a file back.

@@ -20,8 +20,9 @@ type Quota struct {
 
 // budget counts the bytes on disk of a store: those of its layers, of layers on their way into it, and of removed ones that are open still.
 type budget struct {
-	quota atomic.Pointer[Quota]
-	used  atomic.Int64
+	quota  atomic.Pointer[Quota]
+	used   atomic.Int64
+	wanted atomic.Int64 // see Wanted
 
 	refused atomic.Int64  // see TakeRefused
 	pressed chan struct{} // see Pressed
@@ -64,6 +65,9 @@ func (s *Store) TakeRefused() int64 { return s.budget.refused.Swap(0) }
 
 // Crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
 func (s *Store) Crowded() bool { return s.budget.crowded() }
+
+// Wanted returns the bytes that are waited for until room was made. What becomes free is theirs meanwhile.
+func (s *Store) Wanted() int64 { return s.budget.wanted.Load() }
 
 // Spacious says whether the store is below its low watermark.
 func (s *Store) Spacious() bool {
@@ -129,9 +133,12 @@ func (b *budget) alarm() {
 }
 
 // take reserves n bytes on disk. The error wraps ErrFull.
-func (b *budget) take(n int64) error {
+func (b *budget) take(n int64) error { return b.takeBeside(n, b.wanted.Load()) }
+
+// takeBeside is take where so many bytes are others'.
+func (b *budget) takeBeside(n, others int64) error {
 	used := b.used.Add(n)
-	if q := b.quota.Load(); q.Limit > 0 && n > 0 && used > q.Limit {
+	if q := b.quota.Load(); q.Limit > 0 && n > 0 && used > q.Limit-others {
 		b.used.Add(-n)
 		b.refused.Store(n)
 		b.air() // somebody may have seen what was not taken in the end
@@ -148,10 +155,12 @@ func (b *budget) takeHard(n int64) error {
 	if err == nil {
 		return nil
 	}
+	b.wanted.Add(n)
+	defer b.wanted.Add(-n)
 	if !b.makeRoom() {
 		return err
 	}
-	return b.take(n)
+	return b.takeBeside(n, 0)
 }
 
 // makeRoom waits until what room can be made is made, and reports whether there is somebody who does that.

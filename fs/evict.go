@@ -25,6 +25,9 @@ const (
 	// touchInterval is how exactly the store remembers when a layer was used.
 	touchInterval = time.Minute
 
+	// shedMargin is how many bytes more than what is waited for are shed at most.
+	shedMargin = 8 << 20
+
 	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes.
 	leastRelief = 64 << 20
 
@@ -81,7 +84,8 @@ func (f *FS) MakeRoom() {
 // makeRoom brings the store below its low watermark, if there are layers enough that no container has: those that were not used for the
 // longest time go first. Their snapshots stay: who uses them again has them mounted and fetched again. What containers have gives way only
 // where readers have filled the store beyond its high watermark, for there nothing is stored that nobody waits for; or where hard says that
-// something is to be stored that cannot be read otherwise. That are chunks which can be fetched again; the rest is pinned.
+// something is to be stored that cannot be read otherwise, and no more than that needs. That are chunks which can be fetched again; the rest
+// is pinned.
 func (f *FS) makeRoom(ctx context.Context, hard bool) {
 	select {
 	case f.relief <- struct{}{}:
@@ -131,7 +135,7 @@ func (f *FS) goals(hard bool) goals {
 	case st.Trouble() != nil || q.Limit == 0:
 		return goals{enough, enough}
 	case hard:
-		return goals{q.Low, q.Low}
+		return goals{q.Low, q.Limit - st.Wanted() - min(margin, shedMargin)}
 	case refused > 0 || used > q.High+margin: // readers have filled it: nothing else is stored above the high watermark
 		return goals{q.Low, min(q.High-margin, q.Limit-2*refused)}
 	case used >= q.High:

@@ -313,3 +313,19 @@ func TestQuotaWithoutMargin(t *testing.T) {
 	compare(t, path, l.files)
 	until(t, "contents were taken away", func() bool { return evicted.Load() > 0 })
 }
+
+// TestHardSpares: what has to be stored takes from a container's layer what it needs, and not much more.
+func TestHardSpares(t *testing.T) {
+	l, next := bulky(t, 1, 5<<20), bulky(t, 2, 1<<20)
+	r, another := newRegistry(t, l), newRegistry(t, next)
+	n := newNode(t, Options{Mode: FUSE})
+	compare(t, n.mountLayer(t, r.source(l)), l.files)
+	had, limit := n.status(t, l).Fetched, n.store.Used()+1
+	n.store.SetQuota(cache.Quota{Limit: limit, High: limit, Low: limit / 2}, n.MakeRoom)
+	n.mountLayer(t, another.source(next))
+	n.relief <- struct{}{} // the alarm's round is over, or finds nothing to do
+	defer func() { <-n.relief }()
+	if has := n.status(t, l).Fetched; has == had || has < had-1<<20 {
+		t.Errorf("%d of %d bytes are there", has, had)
+	}
+}
