@@ -4,13 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -38,6 +35,7 @@ const (
 // use is when a layer was used last: mounted, or given to a container or taken back from it.
 type use struct {
 	at, told atomic.Int64 // Unix time in nanoseconds; told to the store
+	pulled   atomic.Int64 // when it was mounted for an image, in the same way; 0 if somebody has had it since
 }
 
 // begin is the first use of a layer in this process, which began at started. Of one that was there before, it goes on from what the store
@@ -60,7 +58,24 @@ func (u *use) touch(l *cache.Layer) {
 	}
 }
 
-func (u *use) since() time.Duration { return time.Duration(time.Now().UnixNano() - u.at.Load()) }
+func (u *use) since() time.Duration { return ago(&u.at) }
+
+// pull is a use for an image, whose container is yet to come.
+func (u *use) pull(l *cache.Layer) {
+	u.touch(l)
+	u.pulled.Store(u.at.Load())
+}
+
+// take is a use by who has the layer from now on.
+func (u *use) take(l *cache.Layer) {
+	u.touch(l)
+	u.pulled.Store(0)
+}
+
+// awaited says whether the layer was mounted for an image within so much time, and nobody has had it since.
+func (u *use) awaited(within time.Duration) bool { return ago(&u.pulled) < within }
+
+func ago(at *atomic.Int64) time.Duration { return time.Duration(time.Now().UnixNano() - at.Load()) }
 
 // relieve makes room whenever the store asks for it, until ctx ends.
 func (f *FS) relieve(ctx context.Context) {
@@ -199,37 +214,4 @@ func (f *FS) removeIdle(ctx context.Context, m *mounted, idle func() bool) (byte
 	f.rights.forget(m.src.Digest)
 	f.vacate(s)
 	return bytes, err
-}
-
-// ErrInUse says that a layer is part of a container.
-var ErrInUse = errors.New("a container uses the layer")
-
-// Remove removes a layer from the store that no container has. Its snapshots stay: who uses them again has it fetched again. It returns what
-// the layer took on disk. Errors: ErrInUse, fs.ErrNotExist.
-func (f *FS) Remove(ctx context.Context, d digest.Digest) (bytes int64, err error) {
-	m, err := f.settled(ctx, d)
-	switch {
-	case err != nil:
-	case m != nil:
-		bytes, err = f.removeIdle(ctx, m, func() bool { return !m.mending.Load() })
-	default:
-		if bytes, _, err = f.Usage(d); err == nil {
-			err = f.opts.Store.Remove(d)
-		}
-	}
-	if err != nil {
-		return 0, fmt.Errorf("remove layer %s: %w", d, err)
-	}
-	return bytes, nil
-}
-
-// settled returns a layer that is mounted, nil if it is not, once what is under way with it is over.
-func (f *FS) settled(ctx context.Context, d digest.Digest) (*mounted, error) {
-	s, err := f.take(ctx, d)
-	if s == nil || err != nil {
-		return nil, err
-	}
-	defer f.leaving.Done()
-	f.keep(s)
-	return s.mounted, nil
 }

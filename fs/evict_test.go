@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 )
@@ -327,5 +329,42 @@ func TestHardSpares(t *testing.T) {
 	defer func() { <-n.relief }()
 	if has := n.status(t, l).Fetched; has == had || has < had-1<<20 {
 		t.Errorf("%d of %d bytes are there", has, had)
+	}
+}
+
+// TestPruneGrace: what a pull has brought, mounted or ahead of its turn, is not pruned before its container comes; what a container has had is.
+func TestPruneGrace(t *testing.T) {
+	l, ahead := bulky(t, 1, 100_000), bulky(t, 2, 100_000)
+	r := newRegistry(t, l, ahead)
+	n := newNode(t, Options{Mode: FUSE})
+	if err := n.Mount(t.Context(), r.source(l)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.bring(t.Context(), r.source(ahead)); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []digest.Digest{l.digest, ahead.digest} {
+		if _, err := n.Prune(t.Context(), d); !errors.Is(err, ErrInUse) {
+			t.Errorf("pruned during the pull: %v", err)
+		}
+	}
+	n.path(t, l, "container")
+	if _, err := n.Prune(t.Context(), l.digest); !errors.Is(err, ErrInUse) {
+		t.Errorf("pruned while a container has it: %v", err)
+	}
+	n.Drop("container")
+	n.grace = 0
+	if _, err := n.Prune(t.Context(), ahead.digest); err != nil {
+		t.Error(err)
+	}
+	n.grace = evictGrace
+	if _, err := n.Prune(t.Context(), l.digest); err != nil {
+		t.Errorf("not pruned after the container: %v", err)
+	}
+	if left, err := n.store.List(); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if _, err := n.Remove(t.Context(), l.digest); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("removed again: %v", err)
 	}
 }

@@ -109,7 +109,7 @@ func (f *FS) mountOnce(ctx context.Context, src Source, wait bool) error {
 		return err
 	}
 	if wait { // else it is as after a start, and who used it last did so before
-		s.mounted.used.touch(s.mounted.shown.layer.Store())
+		s.mounted.used.pull(s.mounted.shown.layer.Store())
 	}
 	f.pulled(src, s.mounted.shown)
 	return nil

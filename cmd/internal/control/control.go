@@ -93,12 +93,13 @@ type CachedLayer struct {
 }
 
 // RemoveRequest says which layers are to be removed: of those that no container
-// uses, the ones that fit at least one of the following.
+// uses, and no pull, the ones that fit at least one of the following.
 type RemoveRequest struct {
 	Digests []string `json:"digests,omitempty"`
 	// Unused are those that no image of containerd has.
 	Unused bool `json:"unused,omitempty"`
-	// OlderThan are those that were not used for so long; nil: none. 0: all.
+	// OlderThan are those that were not used for so long; nil: none. 0: all, but
+	// those that came within half a minute, and still wait for a container.
 	OlderThan *time.Duration `json:"olderThan,omitempty"`
 }
 
