@@ -25,6 +25,7 @@ type budget struct {
 	wanted atomic.Int64 // see Wanted
 
 	refused atomic.Int64  // see TakeRefused
+	denials atomic.Int64  // see Denials
 	pressed chan struct{} // see Pressed
 
 	trouble trouble
@@ -68,6 +69,9 @@ func (s *Store) Crowded() bool { return s.budget.crowded() }
 
 // Wanted returns the bytes that are waited for until room was made. What becomes free is theirs meanwhile.
 func (s *Store) Wanted() int64 { return s.budget.wanted.Load() }
+
+// Denials returns how often something was not stored for the quota, since the store was opened.
+func (s *Store) Denials() int64 { return s.budget.denials.Load() }
 
 // Spacious says whether the store is below its low watermark.
 func (s *Store) Spacious() bool {
@@ -133,9 +137,15 @@ func (b *budget) alarm() {
 }
 
 // take reserves n bytes on disk. The error wraps ErrFull.
-func (b *budget) take(n int64) error { return b.takeBeside(n, b.wanted.Load()) }
+func (b *budget) take(n int64) error {
+	err := b.takeBeside(n, b.wanted.Load())
+	if err != nil {
+		b.denials.Add(1)
+	}
+	return err
+}
 
-// takeBeside is take where so many bytes are others'.
+// takeBeside reserves n bytes where so many are others'. The error wraps ErrFull.
 func (b *budget) takeBeside(n, others int64) error {
 	used := b.used.Add(n)
 	if q := b.quota.Load(); q.Limit > 0 && n > 0 && used > q.Limit-others {
@@ -151,16 +161,19 @@ func (b *budget) takeBeside(n, others int64) error {
 
 // takeHard is take for who can wait until room is made.
 func (b *budget) takeHard(n int64) error {
-	err := b.take(n)
+	err := b.takeBeside(n, b.wanted.Load())
 	if err == nil {
 		return nil
 	}
 	b.wanted.Add(n)
 	defer b.wanted.Add(-n)
-	if !b.makeRoom() {
-		return err
+	if b.makeRoom() {
+		err = b.takeBeside(n, 0)
 	}
-	return b.takeBeside(n, 0)
+	if err != nil {
+		b.denials.Add(1)
+	}
+	return err
 }
 
 // makeRoom waits until what room can be made is made, and reports whether there is somebody who does that.

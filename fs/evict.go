@@ -108,25 +108,47 @@ func (f *FS) makeRoom(ctx context.Context, hard bool) {
 	case <-ctx.Done(): // what is taken down may itself be waiting here
 		return
 	}
-	g := f.goals(hard)
-	for _, m := range f.byUse() {
-		if f.opts.Store.Used() <= g.idle || ctx.Err() != nil {
-			return
-		}
-		f.evict(ctx, m)
+	g, drops := f.goals(hard), f.drops.Load()
+	if f.opts.Store.Used() <= g.shed {
+		g.shed = enough
 	}
+	if g.idle == enough && g.shed == enough || !hard && f.vain.still(g, drops) {
+		return
+	}
+	freed := f.evictIdle(ctx, g.idle) + f.shed(ctx, g.shed)
+	if ctx.Err() == nil && freed == 0 && f.opts.Store.Used() > min(g.idle, g.shed) {
+		f.vain = vain{g, drops, time.Now()}
+		f.tellPinned(ctx, g)
+	}
+}
+
+// evictIdle removes layers that no container has until the store takes no more than goal.
+func (f *FS) evictIdle(ctx context.Context, goal int64) (freed int64) {
 	for _, m := range f.byUse() {
-		over := f.opts.Store.Used() - g.shed
-		if over <= 0 || ctx.Err() != nil {
-			return
+		if f.opts.Store.Used() <= goal || ctx.Err() != nil {
+			break
 		}
-		freed, err := m.shown.layer.Shed(over)
-		f.opts.Evicted(freed)
+		freed += f.evict(ctx, m)
+	}
+	return freed
+}
+
+// shed takes contents of layers until the store takes no more than goal.
+func (f *FS) shed(ctx context.Context, goal int64) (freed int64) {
+	for _, m := range f.byUse() {
+		over := f.opts.Store.Used() - goal
+		if over <= 0 || ctx.Err() != nil {
+			break
+		}
+		n, err := m.shown.layer.Shed(over)
+		freed += n
+		f.opts.Evicted(n)
 		if err != nil { // the disk fails: more of it would only be lost
 			m.shown.logger.WithError(err).Warn("contents of the layer could not be taken from the disk")
-			return
+			break
 		}
 	}
+	return freed
 }
 
 // goals are down to how many bytes room is made: by removing idle layers, and by shedding contents of others.
@@ -171,9 +193,9 @@ func (f *FS) byUse() []*mounted {
 	return all
 }
 
-// evict removes a layer that nobody has, if it was not used just now. What does not appear is being proven, and what is being mended waits for
+// evict removes a layer that nobody has, if it was not used just now, and returns what it took on disk. What does not appear is being proven, and what is being mended waits for
 // room itself, perhaps.
-func (f *FS) evict(ctx context.Context, m *mounted) {
+func (f *FS) evict(ctx context.Context, m *mounted) (freed int64) {
 	idle := func() bool { return m.used.since() >= f.grace && m.appears.is() && !m.mending.Load() }
 	bytes, err := f.removeIdle(ctx, m, idle)
 	switch {
@@ -184,7 +206,9 @@ func (f *FS) evict(ctx context.Context, m *mounted) {
 	default:
 		f.opts.Evicted(bytes)
 		m.shown.logger.Debug("the layer was removed to make room; it is fetched again when it is used")
+		return bytes
 	}
+	return 0
 }
 
 // removeIdle takes a layer down that nobody has, if idle says so too, and removes it from the store. It returns what it took on disk.

@@ -45,6 +45,7 @@ func (f *FS) Drop(holder string) {
 	for _, m := range f.allStanding() {
 		if m.ways.drop(holder) {
 			m.used.touch(m.shown.layer.Store())
+			f.drops.Add(1)
 		}
 	}
 }

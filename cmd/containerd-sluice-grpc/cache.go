@@ -18,9 +18,13 @@ import (
 
 // cache is the layer store as a whole.
 func (d *daemon) cache() control.Cache {
-	c := control.Cache{Bytes: d.store.Used(), Limit: d.store.Quota().Limit}
-	if err := d.store.Trouble(); err != nil {
+	all, pinned := d.fs.Pinned()
+	c := control.Cache{Bytes: d.store.Used(), Limit: d.store.Quota().Limit, Pinned: pinned}
+	switch err := d.store.Trouble(); {
+	case err != nil:
 		c.Trouble = err.Error()
+	case all:
+		c.Trouble = "the limit is reached, and containers use all of it"
 	}
 	return c
 }

@@ -58,7 +58,9 @@ type Layer struct {
 type Cache struct {
 	Bytes int64 `json:"bytes"`
 	Limit int64 `json:"limit"` // 0: none
-	// Trouble is why what is fetched cannot be stored, as on a full or failing disk; "" if it can.
+	// Pinned are those of the bytes that cannot be given up now, because containers use them.
+	Pinned int64 `json:"pinned"`
+	// Trouble is why what is fetched cannot be stored, as on a full or failing disk, or when all is pinned; "" if it can.
 	Trouble string `json:"trouble,omitempty"`
 }
 
