@@ -46,6 +46,27 @@ func partsOn(t *testing.T, size string) (_ *parts, c config, root string, lines 
 	return p, c, root, lines
 }
 
+// TestLimitFollowsDisk: the limit is a share of what the file system has now, not of what it had at the start.
+func TestLimitFollowsDisk(t *testing.T) {
+	p, c, root, _ := partsOn(t, "100m")
+	if err := p.bound(c); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		size  string
+		limit int64 // MiB
+	}{{"100m", 80}, {"200m", 160}, {"50m", 40}} {
+		if err := unix.Mount("none", root, "tmpfs", unix.MS_REMOUNT, "size="+step.size); err != nil {
+			t.Fatal(err)
+		}
+		p.rebound(t.Context(), c)
+		q := p.store.Quota()
+		if limit := q.Limit >> 20; limit < step.limit-1 || limit > step.limit || q.High >= q.Limit || q.Low >= q.High || q.Low == 0 {
+			t.Errorf("of %s: %+v", step.size, q)
+		}
+	}
+}
+
 // TestEarlyTrouble: a disk that is full while layers are opened after a start is told of.
 func TestEarlyTrouble(t *testing.T) {
 	p, _, _, lines := partsOn(t, "1m")

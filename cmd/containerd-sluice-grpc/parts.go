@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs"
@@ -89,16 +88,6 @@ func tellTrouble(ctx context.Context) func(error) {
 		}
 		log.G(ctx).WithError(err).Error("what is fetched cannot be stored: reads are answered from the registry until that heals")
 	}
-}
-
-// bound sets the store's quota. What containers have must be known to be theirs by now.
-func (p *parts) bound(c config) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(p.store.Dir(), &st); err != nil {
-		return fmt.Errorf("root directory %s: statfs: %w", c.Root.string, err)
-	}
-	p.store.SetQuota(c.Cache.quota(int64(st.Blocks)*st.Bsize), p.fs.MakeRoom)
-	return nil
 }
 
 // pressure is the setting of that name, 0 where the kernel does not say what the pressure is.
