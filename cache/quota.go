@@ -64,9 +64,6 @@ func (s *Store) Pressed() <-chan struct{} { return s.budget.pressed }
 // TakeRefused returns how many bytes were last not stored for the quota, since it was called last; 0 if that did not happen.
 func (s *Store) TakeRefused() int64 { return s.budget.refused.Swap(0) }
 
-// Crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
-func (s *Store) Crowded() bool { return s.budget.crowded() }
-
 // Wanted returns the bytes that are waited for until room was made. What becomes free is theirs meanwhile.
 func (s *Store) Wanted() int64 { return s.budget.wanted.Load() }
 
@@ -94,6 +91,7 @@ func (s *Store) AwaitRoom(ctx context.Context) error {
 	}
 }
 
+// crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
 func (b *budget) crowded() bool {
 	q := b.quota.Load()
 	return q.High > 0 && b.used.Load() >= q.High
