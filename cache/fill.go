@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -22,7 +23,7 @@ const (
 
 // Filling is a layer on its way into the store with all of its data. It belongs to one goroutine.
 type Filling struct {
-	Meta *os.File // for the metadata image
+	Meta io.Writer // for the metadata image
 
 	charge *charge
 	data   *os.File
@@ -38,6 +39,8 @@ type Filling struct {
 //
 // The chunks of such a layer are pieces of its address space, with checksums that only tell what a disk has lost; they cannot be
 // fetched one by one. Where the store has the layer already, and lacks some of its chunks, they are taken from what build has made.
+//
+// On a full disk what is being written waits until room was made. Errors are those of Create.
 func (s *Store) Fill(d digest.Digest, build func(*Filling) (Info, error)) (*Layer, error) {
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("fill layer %q: %w", d, err)
@@ -50,7 +53,11 @@ func (s *Store) Fill(d digest.Digest, build func(*Filling) (Info, error)) (*Laye
 }
 
 func (s *Store) fill(d digest.Digest, build func(*Filling) (Info, error)) (*Layer, error) {
-	tmp, err := os.MkdirTemp(s.tempDir(), "layer-")
+	var tmp string
+	err := s.budget.patiently(leastLayer, func() (err error) {
+		tmp, err = os.MkdirTemp(s.tempDir(), "layer-")
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -76,28 +83,48 @@ func (s *Store) fillDir(dir string, c *charge, build func(*Filling) (Info, error
 		return err
 	}
 	defer f.data.Close()
-	if f.Meta, err = os.OpenFile(filepath.Join(dir, metaName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
+	meta, err := os.OpenFile(filepath.Join(dir, metaName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
 		return err
 	}
-	defer f.Meta.Close()
+	defer meta.Close()
+	f.Meta = patientFile{meta, s.budget}
 	rec := record{Version: formatVersion, Boot: s.boot, Sums: xxhashSums}
 	if rec.Info, err = build(f); err != nil {
 		return err
 	}
-	if rec.ID, err = s.nextID(); err != nil {
+	if err := f.flush(); err != nil {
 		return err
 	}
-	if err := f.finish(dir, rec); err != nil {
+	err = s.budget.patiently(leastLayer, func() error {
+		if rec.ID, err = s.nextID(); err != nil {
+			return err
+		}
+		return f.finish(dir, rec)
+	})
+	if err != nil {
 		return err
 	}
 	return c.measure(dir)
 }
 
-// finish writes what build has left to it.
-func (f *Filling) finish(dir string, rec record) error {
-	if err := f.flush(); err != nil {
+// patientFile is a file for who can wait until room was made.
+type patientFile struct {
+	f      *os.File
+	budget *budget
+}
+
+func (f patientFile) Write(p []byte) (n int, err error) {
+	err = f.budget.patiently(int64(len(p)), func() error {
+		m, err := f.f.Write(p[n:])
+		n += m
 		return err
-	}
+	})
+	return n, err
+}
+
+// finish writes what build has left to it, behind the data. It may be called again after an error.
+func (f *Filling) finish(dir string, rec record) error {
 	if err := f.data.Truncate(rec.DataSize); err != nil {
 		return err
 	}
@@ -183,8 +210,13 @@ func (f *Filling) writeRun(p []byte, from, to int) error {
 	if err := f.charge.addHard(int64(to - from)); err != nil {
 		return err
 	}
-	_, err := f.data.WriteAt(p[from:to], f.start+int64(from))
-	f.charge.budget.wrote(int64(to-from), err)
+	err := f.charge.budget.patiently(int64(to-from), func() error {
+		_, err := f.data.WriteAt(p[from:to], f.start+int64(from))
+		return err
+	})
+	if !IsOutOfSpace(err) {
+		f.charge.budget.wrote(int64(to-from), err)
+	}
 	return err
 }
 

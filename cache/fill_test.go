@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,7 +22,7 @@ type piece struct {
 func fill(t *testing.T, s *Store, d digest.Digest, pieces ...piece) *Layer {
 	t.Helper()
 	l, err := s.Fill(d, func(f *Filling) (Info, error) {
-		if _, err := f.Meta.WriteString("metadata"); err != nil {
+		if _, err := io.WriteString(f.Meta, "metadata"); err != nil {
 			return Info{}, err
 		}
 		var end int64

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/bits"
 	"os"
 	"path/filepath"
@@ -14,20 +13,17 @@ import (
 	"sync"
 )
 
-// An index tells which chunks of a layer have a digest. It is a header and fixed-size records, all little endian, in the order of Prefix:
+// An index tells which chunks of a layer have a digest. indexRecords are in the order of Prefix:
 //
-//	header  magic [8]byte, version u32, record size u32, count u64, reserved [8]byte
 //	record  Prefix u64 (the first eight bytes of the chunk's digest, as a big endian number), Chunk u32
 //
 // It is a hint: whoever finds a chunk by it compares the digest in the chunk table, and hashes the bytes. So it is neither synced nor has it a
 // checksum, and a layer without one, or with one that is damaged, only has less of its chunks found. It goes by digests that guard against
 // somebody: layers that Fill has made have none.
+var indexRecords = records{magic: "SLUICEIX", version: 1, size: 8 + 4}
+
 const (
-	indexName    = "index"
-	indexMagic   = "SLUICEIX"
-	indexVersion = 1
-	indexHeader  = 32
-	indexRecord  = 8 + 4
+	indexName = "index"
 
 	// maxSame is how many chunks of one layer that begin with the same eight bytes of digest are looked at: those of some files are the
 	// same a thousand times.
@@ -51,30 +47,26 @@ func createIndex(dir string) error {
 	if err != nil {
 		return err
 	}
-	type record struct {
+	type entry struct {
 		prefix uint64
 		chunk  uint32
 	}
-	records := make([]record, t.count)
-	for i := range records {
-		records[i] = record{prefixOf(t.record(i)[5*8:]), uint32(i)}
+	entries := make([]entry, t.count)
+	for i := range entries {
+		entries[i] = entry{prefixOf(t.record(i)[5*8:]), uint32(i)}
 	}
 	if err := t.unmap(); err != nil {
 		return err
 	}
-	slices.SortFunc(records, func(a, b record) int { return cmp.Or(cmp.Compare(a.prefix, b.prefix), cmp.Compare(a.chunk, b.chunk)) })
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Or(cmp.Compare(a.prefix, b.prefix), cmp.Compare(a.chunk, b.chunk)) })
 	f, err := os.OpenFile(filepath.Join(dir, indexName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	w := bufio.NewWriterSize(f, writeBuffer)
-	h := append(make([]byte, 0, indexHeader), indexMagic...)
-	h = binary.LittleEndian.AppendUint32(h, indexVersion)
-	h = binary.LittleEndian.AppendUint32(h, indexRecord)
-	h = binary.LittleEndian.AppendUint64(h, uint64(len(records)))
-	_, err = w.Write(h[:indexHeader])
+	_, err = w.Write(indexRecords.header(len(entries)))
 	var b []byte
-	for _, r := range records {
+	for _, r := range entries {
 		if err != nil {
 			break
 		}
@@ -91,35 +83,20 @@ func openIndex(dir string) (index, error) {
 		return index{}, err
 	}
 	x := index{mapping: m}
-	if err := x.check(); err != nil {
+	if x.count, err = indexRecords.count(m); err != nil {
 		return index{}, errors.Join(damaged("%s: %v", indexName, err), m.unmap())
 	}
 	return x, nil
 }
 
-func (x *index) check() error {
-	if len(x.mapping) < indexHeader || string(x.mapping[:8]) != indexMagic {
-		return errors.New("not an index")
-	}
-	if v, r := binary.LittleEndian.Uint32(x.mapping[8:]), binary.LittleEndian.Uint32(x.mapping[12:]); v != indexVersion || r != indexRecord {
-		return fmt.Errorf("version %d with records of %d bytes", v, r)
-	}
-	n := binary.LittleEndian.Uint64(x.mapping[16:])
-	if have := uint64(len(x.mapping)-indexHeader) / indexRecord; n != have || uint64(len(x.mapping)) != indexHeader+n*indexRecord {
-		return fmt.Errorf("%d bytes for %d chunks", len(x.mapping), n)
-	}
-	x.count = int(n)
-	return nil
-}
-
 func prefixOf(digest []byte) uint64 { return binary.BigEndian.Uint64(digest) }
 
 func (x *index) prefix(k int) uint64 {
-	return binary.LittleEndian.Uint64(x.mapping[indexHeader+k*indexRecord:])
+	return binary.LittleEndian.Uint64(indexRecords.at(x.mapping, k))
 }
 
 func (x *index) chunk(k int) int {
-	return int(binary.LittleEndian.Uint32(x.mapping[indexHeader+k*indexRecord+8:]))
+	return int(binary.LittleEndian.Uint32(indexRecords.at(x.mapping, k)[8:]))
 }
 
 // find returns the first of records [from, count) whose prefix is p or more. Digests are spread evenly, so that is near where it should be,

@@ -36,11 +36,7 @@ func noise(seed uint64, n int) []byte {
 // writeIndex makes an index of records as they are.
 func writeIndex(t *testing.T, dir string, prefixes []uint64, chunks []uint32) index {
 	t.Helper()
-	b := append([]byte(nil), indexMagic...)
-	b = binary.LittleEndian.AppendUint32(b, indexVersion)
-	b = binary.LittleEndian.AppendUint32(b, indexRecord)
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(prefixes)))
-	b = append(b, make([]byte, indexHeader-len(b))...)
+	b := indexRecords.header(len(prefixes))
 	for i, p := range prefixes {
 		b = binary.LittleEndian.AppendUint64(b, p)
 		b = binary.LittleEndian.AppendUint32(b, chunks[i])

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -298,7 +299,7 @@ func (l powerLayer) open(s *Store) (*Layer, error) {
 		defer st.Close()
 	}
 	return s.Fill(l.digest, func(f *Filling) (Info, error) {
-		_, err := f.Meta.WriteString("metadata of " + l.digest.String())
+		_, err := io.WriteString(f.Meta, "metadata of "+l.digest.String())
 		for off := 0; off < len(l.data[0]) && err == nil; off += 300_000 {
 			_, err = f.WriteAt(l.data[0][off:min(off+300_000, len(l.data[0]))], int64(off))
 		}

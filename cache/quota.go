@@ -20,10 +20,12 @@ type Quota struct {
 
 // budget counts the bytes on disk of a store: those of its layers, of layers on their way into it, and of removed ones that are open still.
 type budget struct {
-	quota atomic.Pointer[Quota]
-	used  atomic.Int64
+	quota  atomic.Pointer[Quota]
+	used   atomic.Int64
+	wanted atomic.Int64 // see Wanted
 
 	refused atomic.Int64  // see TakeRefused
+	denials atomic.Int64  // see Denials
 	pressed chan struct{} // see Pressed
 
 	trouble trouble
@@ -62,8 +64,11 @@ func (s *Store) Pressed() <-chan struct{} { return s.budget.pressed }
 // TakeRefused returns how many bytes were last not stored for the quota, since it was called last; 0 if that did not happen.
 func (s *Store) TakeRefused() int64 { return s.budget.refused.Swap(0) }
 
-// Crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
-func (s *Store) Crowded() bool { return s.budget.crowded() }
+// Wanted returns the bytes that are waited for until room was made. What becomes free is theirs meanwhile.
+func (s *Store) Wanted() int64 { return s.budget.wanted.Load() }
+
+// Denials returns how often something was not stored for the quota, since the store was opened.
+func (s *Store) Denials() int64 { return s.budget.denials.Load() }
 
 // Spacious says whether the store is below its low watermark.
 func (s *Store) Spacious() bool {
@@ -86,6 +91,7 @@ func (s *Store) AwaitRoom(ctx context.Context) error {
 	}
 }
 
+// crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
 func (b *budget) crowded() bool {
 	q := b.quota.Load()
 	return q.High > 0 && b.used.Load() >= q.High
@@ -130,8 +136,17 @@ func (b *budget) alarm() {
 
 // take reserves n bytes on disk. The error wraps ErrFull.
 func (b *budget) take(n int64) error {
+	err := b.takeBeside(n, b.wanted.Load())
+	if err != nil {
+		b.denials.Add(1)
+	}
+	return err
+}
+
+// takeBeside reserves n bytes where so many are others'. The error wraps ErrFull.
+func (b *budget) takeBeside(n, others int64) error {
 	used := b.used.Add(n)
-	if q := b.quota.Load(); q.Limit > 0 && n > 0 && used > q.Limit {
+	if q := b.quota.Load(); q.Limit > 0 && n > 0 && used > q.Limit-others {
 		b.used.Add(-n)
 		b.refused.Store(n)
 		b.air() // somebody may have seen what was not taken in the end
@@ -144,18 +159,47 @@ func (b *budget) take(n int64) error {
 
 // takeHard is take for who can wait until room is made.
 func (b *budget) takeHard(n int64) error {
-	err := b.take(n)
+	err := b.takeBeside(n, b.wanted.Load())
 	if err == nil {
 		return nil
 	}
+	b.wanted.Add(n)
+	defer b.wanted.Add(-n)
+	if b.makeRoom() {
+		err = b.takeBeside(n, 0)
+	}
+	if err != nil {
+		b.denials.Add(1)
+	}
+	return err
+}
+
+// makeRoom waits until what room can be made is made, and reports whether there is somebody who does that.
+func (b *budget) makeRoom() bool {
 	b.mu.Lock()
 	relieve := b.relieve
 	b.mu.Unlock()
 	if relieve == nil {
-		return err
+		return false
 	}
 	relieve()
-	return b.take(n)
+	return true
+}
+
+// patiently writes n bytes for who can wait: on a full disk once more, after room was made.
+func (b *budget) patiently(n int64, write func() error) error {
+	err := write()
+	if !IsOutOfSpace(err) {
+		return err
+	}
+	b.wrote(n, err)
+	if !b.makeRoom() {
+		return err
+	}
+	if err = write(); err == nil || IsOutOfSpace(err) {
+		b.wrote(n, err)
+	}
+	return err
 }
 
 // give returns bytes that are on the disk no more. n may be negative: what turned out to be there.
@@ -215,7 +259,7 @@ func (c *charge) set(n int64) { c.drop(c.bytes.Load() - n) }
 // wrote takes note of how an attempt to write n bytes ended.
 func (b *budget) wrote(n int64, err error) {
 	b.trouble.note(n, err)
-	if outOfSpace(err) {
+	if IsOutOfSpace(err) {
 		b.alarm()
 	}
 }

@@ -127,7 +127,7 @@ func TestCopyFromDamaged(t *testing.T) {
 	numbers := func(change func(k int) uint32) func(b []byte) []byte {
 		return func(b []byte) []byte {
 			for k := range contents {
-				at := indexHeader + k*indexRecord + 8
+				at := recordsHeader + k*indexRecords.size + 8
 				n := change(k)
 				b[at], b[at+1], b[at+2], b[at+3] = byte(n), byte(n>>8), byte(n>>16), byte(n>>24)
 			}
@@ -147,7 +147,7 @@ func TestCopyFromDamaged(t *testing.T) {
 		"version":   {index(func(b []byte) []byte { b[8]++; return b }), 0},
 		"too far":   {index(numbers(func(k int) uint32 { return uint32(k) + 1<<31 })), 0},
 		"others":    {index(numbers(func(int) uint32 { return 1 })), 1},
-		"no record": {index(func(b []byte) []byte { clear(b[indexHeader:]); return b }), 0},
+		"no record": {index(func(b []byte) []byte { clear(b[recordsHeader:]); return b }), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := openStore(t, t.TempDir(), bootA)

@@ -81,6 +81,15 @@ func (l *Layer) Shed(want int64) (freed int64, err error) {
 	return freed, err
 }
 
+// Fixed returns how many of the layer's bytes on disk Shed cannot take: all of them, or about what is no chunk.
+func (l *Layer) Fixed() int64 {
+	n := l.charge.bytes.Load()
+	if l.sums == sha256Sums && !l.sealed.Load() && !l.doubtful {
+		n = max(0, n-l.presentBytes.Load())
+	}
+	return n
+}
+
 // HasShed says whether something was taken away since the layer was opened.
 func (l *Layer) HasShed() bool { return l.shed.Load() }
 

@@ -230,11 +230,11 @@ func TestQuota(t *testing.T) {
 	l := smp.create(t, store)
 	base := store.Used()
 	store.SetQuota(Quota{Limit: base + 16384, High: base + 16384, Low: base + 8192}, nil)
-	if !store.Spacious() || store.Crowded() {
+	if !store.Spacious() || store.budget.crowded() {
 		t.Error("an empty store is not spacious")
 	}
 	smp.put(t, l, 0)
-	if store.Spacious() || store.Crowded() {
+	if store.Spacious() || store.budget.crowded() {
 		t.Error("between the watermarks a store is neither spacious nor crowded")
 	}
 	select {

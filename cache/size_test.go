@@ -99,7 +99,7 @@ func TestTableIsNotKeptInMemory(t *testing.T) {
 				t.Fatalf("chunk %d is %+v", i, c)
 			}
 		}
-		if got := resident(t, l.table.mapping); got < chunks*recordSize {
+		if got := resident(t, l.table.mapping); got < chunks*tableRecords.size {
 			t.Fatalf("only %d bytes of the table are resident after a walk: this test shows nothing", got)
 		}
 		l.Trim()

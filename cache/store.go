@@ -43,30 +43,41 @@ func (s *Store) get(d digest.Digest) (*Layer, error) {
 // Create makes the layer with blob digest d: build writes its metadata image into meta and gives its chunks to add in
 // the order of DataOffset. info.ID is chosen by the store. Nothing is visible before all is written; where another call
 // was faster, its layer is returned. The caller closes the layer.
-func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add func(Chunk) error) error) (*Layer, error) {
+//
+// On a full disk room is made, and build called once more. The error wraps ErrFull where the quota leaves no room, and is one of IsOutOfSpace
+// where the disk does not.
+func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add func(Chunk) error) error) (l *Layer, err error) {
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("create layer %q: %w", d, err)
 	}
-	tmp, err := os.MkdirTemp(s.tempDir(), "layer-")
-	if err != nil {
-		return nil, fmt.Errorf("create layer %s: %w", d, err)
-	}
-	defer os.RemoveAll(tmp)
-	if info.ID, err = s.nextID(); err != nil {
-		return nil, fmt.Errorf("create layer %s: %w", d, err)
-	}
-	if err := buildLayer(tmp, record{Version: formatVersion, Boot: s.boot, Info: info}, build); err != nil {
-		return nil, fmt.Errorf("create layer %s: %w", d, err)
-	}
-	c := &charge{budget: s.budget}
-	if err := c.measure(tmp); err != nil {
-		return nil, fmt.Errorf("create layer %s: %w", d, err)
-	}
-	l, _, err := s.enter(d, tmp, c)
+	err = s.budget.patiently(leastLayer, func() error {
+		l, err = s.create(d, info, build)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("create layer %s: %w", d, err)
 	}
 	return l, nil
+}
+
+func (s *Store) create(d digest.Digest, info Info, build func(meta *os.File, add func(Chunk) error) error) (*Layer, error) {
+	tmp, err := os.MkdirTemp(s.tempDir(), "layer-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	if info.ID, err = s.nextID(); err != nil {
+		return nil, err
+	}
+	if err := buildLayer(tmp, record{Version: formatVersion, Boot: s.boot, Info: info}, build); err != nil {
+		return nil, err
+	}
+	c := &charge{budget: s.budget}
+	if err := c.measure(tmp); err != nil {
+		return nil, err
+	}
+	l, _, err := s.enter(d, tmp, c)
+	return l, err
 }
 
 // enter makes a finished folder a layer, unless there is one already. c is what the folder takes, and is given back if it does not become one.

@@ -21,16 +21,10 @@ type Chunk struct {
 	Digest      [32]byte // of the uncompressed bytes: SHA-256, but see Store.Fill
 }
 
-// A chunk table is a header and fixed-size records, all little endian, in the order of DataOffset:
+// tableRecords are those of a chunk table, in the order of DataOffset:
 //
-//	header  magic [8]byte, version u32, record size u32, count u64, reserved [8]byte
 //	record  DataOffset, Size, BlobOffset, BlobSize, InnerOffset u64, Digest [32]byte
-const (
-	tableMagic   = "SLUICECT"
-	tableVersion = 1
-	tableHeader  = 32
-	recordSize   = 5*8 + 32
-)
+var tableRecords = records{magic: "SLUICECT", version: 1, size: 5*8 + 32}
 
 func (c Chunk) append(b []byte) []byte {
 	for _, v := range [...]int64{c.DataOffset, c.Size, c.BlobOffset, c.BlobSize, c.InnerOffset} {
@@ -55,12 +49,12 @@ type tableWriter struct {
 }
 
 func createTable(name string, dataSize int64) (*tableWriter, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	t := &tableWriter{f: f, w: bufio.NewWriterSize(f, writeBuffer), dataSize: dataSize}
-	_, err = t.w.Write(make([]byte, tableHeader)) // known at the end
+	_, err = t.w.Write(make([]byte, recordsHeader)) // known at the end
 	return t, err
 }
 
@@ -84,11 +78,7 @@ func (t *tableWriter) finish() error {
 	if err := t.w.Flush(); err != nil {
 		return err
 	}
-	h := append(make([]byte, 0, tableHeader), tableMagic...)
-	h = binary.LittleEndian.AppendUint32(h, tableVersion)
-	h = binary.LittleEndian.AppendUint32(h, recordSize)
-	h = binary.LittleEndian.AppendUint64(h, uint64(t.count))
-	_, err := t.f.WriteAt(h, 0)
+	_, err := t.f.WriteAt(tableRecords.header(t.count), 0)
 	return err
 }
 
@@ -111,31 +101,14 @@ func openTable(name string) (table, error) {
 		return table{}, err
 	}
 	t := table{mapping: m, finds: new(atomic.Uint32)}
-	if err := t.check(); err != nil {
+	if t.count, err = tableRecords.count(m); err != nil {
 		return table{}, errors.Join(damaged("%s: %v", chunksName, err), m.unmap())
 	}
 	t.trim() // the header
 	return t, nil
 }
 
-func (t *table) check() error {
-	if len(t.mapping) < tableHeader || string(t.mapping[:8]) != tableMagic {
-		return errors.New("not a chunk table")
-	}
-	if v, r := binary.LittleEndian.Uint32(t.mapping[8:]), binary.LittleEndian.Uint32(t.mapping[12:]); v != tableVersion || r != recordSize {
-		return fmt.Errorf("version %d with records of %d bytes", v, r)
-	}
-	n := binary.LittleEndian.Uint64(t.mapping[16:])
-	if have := uint64(len(t.mapping)-tableHeader) / recordSize; n != have || uint64(len(t.mapping)) != tableHeader+n*recordSize {
-		return fmt.Errorf("%d bytes for %d chunks", len(t.mapping), n)
-	}
-	t.count = int(n)
-	return nil
-}
-
-func (t *table) record(i int) []byte {
-	return t.mapping[tableHeader+i*recordSize:][:recordSize]
-}
+func (t *table) record(i int) []byte { return tableRecords.at(t.mapping, i) }
 
 func (t *table) chunk(i int) Chunk {
 	r := t.record(i)

@@ -8,8 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// healTime is how long nothing must have failed for a disk to count as healed: room for some megabytes comes and goes.
-const healTime = 10 * time.Second
+const (
+	// healTime is how long nothing must have failed for a disk to count as healed: room for some megabytes comes and goes.
+	healTime = 10 * time.Second
+
+	// leastLayer is for how many bytes there was no room at least, where the files of a layer could not be made.
+	leastLayer = 1 << 20
+)
 
 // trouble is a disk that does not take what is to be stored.
 type trouble struct {
@@ -38,10 +43,11 @@ func (s *Store) OutOfSpace() (last time.Time, ok bool) {
 	t := &s.budget.trouble
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.failed, outOfSpace(t.err)
+	return t.failed, IsOutOfSpace(t.err)
 }
 
-func outOfSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+// IsOutOfSpace says whether an error is that a disk is full, or that a quota of the file system's own is reached.
+func IsOutOfSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // Free returns how many bytes the disk has free.
 func (s *Store) Free() int64 {
@@ -82,7 +88,7 @@ func (t *trouble) note(n int64, err error) {
 func (t *trouble) look() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.taken || outOfSpace(t.err) && t.room() > 2*t.size {
+	if t.taken || IsOutOfSpace(t.err) && t.room() > 2*t.size {
 		t.err, t.heal = nil, nil
 		t.tell(nil)
 		return

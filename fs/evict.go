@@ -4,13 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -25,6 +22,9 @@ const (
 	// touchInterval is how exactly the store remembers when a layer was used.
 	touchInterval = time.Minute
 
+	// shedMargin is how many bytes more than what is waited for are shed at most.
+	shedMargin = 8 << 20
+
 	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes.
 	leastRelief = 64 << 20
 
@@ -35,6 +35,7 @@ const (
 // use is when a layer was used last: mounted, or given to a container or taken back from it.
 type use struct {
 	at, told atomic.Int64 // Unix time in nanoseconds; told to the store
+	pulled   atomic.Int64 // when it was mounted for an image, in the same way; 0 if somebody has had it since
 }
 
 // begin is the first use of a layer in this process, which began at started. Of one that was there before, it goes on from what the store
@@ -57,7 +58,24 @@ func (u *use) touch(l *cache.Layer) {
 	}
 }
 
-func (u *use) since() time.Duration { return time.Duration(time.Now().UnixNano() - u.at.Load()) }
+func (u *use) since() time.Duration { return ago(&u.at) }
+
+// pull is a use for an image, whose container is yet to come.
+func (u *use) pull(l *cache.Layer) {
+	u.touch(l)
+	u.pulled.Store(u.at.Load())
+}
+
+// take is a use by who has the layer from now on.
+func (u *use) take(l *cache.Layer) {
+	u.touch(l)
+	u.pulled.Store(0)
+}
+
+// awaited says whether the layer was mounted for an image within so much time, and nobody has had it since.
+func (u *use) awaited(within time.Duration) bool { return ago(&u.pulled) < within }
+
+func ago(at *atomic.Int64) time.Duration { return time.Duration(time.Now().UnixNano() - at.Load()) }
 
 // relieve makes room whenever the store asks for it, until ctx ends.
 func (f *FS) relieve(ctx context.Context) {
@@ -81,7 +99,8 @@ func (f *FS) MakeRoom() {
 // makeRoom brings the store below its low watermark, if there are layers enough that no container has: those that were not used for the
 // longest time go first. Their snapshots stay: who uses them again has them mounted and fetched again. What containers have gives way only
 // where readers have filled the store beyond its high watermark, for there nothing is stored that nobody waits for; or where hard says that
-// something is to be stored that cannot be read otherwise. That are chunks which can be fetched again; the rest is pinned.
+// something is to be stored that cannot be read otherwise, and no more than that needs. That are chunks which can be fetched again; the rest
+// is pinned.
 func (f *FS) makeRoom(ctx context.Context, hard bool) {
 	select {
 	case f.relief <- struct{}{}:
@@ -89,25 +108,47 @@ func (f *FS) makeRoom(ctx context.Context, hard bool) {
 	case <-ctx.Done(): // what is taken down may itself be waiting here
 		return
 	}
-	g := f.goals(hard)
-	for _, m := range f.byUse() {
-		if f.opts.Store.Used() <= g.idle || ctx.Err() != nil {
-			return
-		}
-		f.evict(ctx, m)
+	g, drops := f.goals(hard), f.drops.Load()
+	if f.opts.Store.Used() <= g.shed {
+		g.shed = enough
 	}
+	if g.idle == enough && g.shed == enough || !hard && f.vain.still(g, drops) {
+		return
+	}
+	freed := f.evictIdle(ctx, g.idle) + f.shed(ctx, g.shed)
+	if ctx.Err() == nil && freed == 0 && f.opts.Store.Used() > min(g.idle, g.shed) {
+		f.vain = vain{g, drops, time.Now()}
+		f.tellPinned(ctx, g)
+	}
+}
+
+// evictIdle removes layers that no container has until the store takes no more than goal.
+func (f *FS) evictIdle(ctx context.Context, goal int64) (freed int64) {
 	for _, m := range f.byUse() {
-		over := f.opts.Store.Used() - g.shed
-		if over <= 0 || ctx.Err() != nil {
-			return
+		if f.opts.Store.Used() <= goal || ctx.Err() != nil {
+			break
 		}
-		freed, err := m.shown.layer.Shed(over)
-		f.opts.Evicted(freed)
+		freed += f.evict(ctx, m)
+	}
+	return freed
+}
+
+// shed takes contents of layers until the store takes no more than goal.
+func (f *FS) shed(ctx context.Context, goal int64) (freed int64) {
+	for _, m := range f.byUse() {
+		over := f.opts.Store.Used() - goal
+		if over <= 0 || ctx.Err() != nil {
+			break
+		}
+		n, err := m.shown.layer.Shed(over)
+		freed += n
+		f.opts.Evicted(n)
 		if err != nil { // the disk fails: more of it would only be lost
 			m.shown.logger.WithError(err).Warn("contents of the layer could not be taken from the disk")
-			return
+			break
 		}
 	}
+	return freed
 }
 
 // goals are down to how many bytes room is made: by removing idle layers, and by shedding contents of others.
@@ -122,7 +163,7 @@ func (f *FS) goals(hard bool) goals {
 	margin := (q.Limit - q.High) / 2
 	switch failed, full := st.OutOfSpace(); {
 	case full:
-		if failed.Before(f.relieved) || time.Since(f.relieved) < reliefPause || st.Free() > leastRelief { // others may eat what is given up
+		if failed.Before(f.relieved) || !hard && time.Since(f.relieved) < reliefPause || st.Free() > leastRelief { // others may eat what is given up
 			return goals{enough, enough}
 		}
 		f.relieved = time.Now()
@@ -131,7 +172,7 @@ func (f *FS) goals(hard bool) goals {
 	case st.Trouble() != nil || q.Limit == 0:
 		return goals{enough, enough}
 	case hard:
-		return goals{q.Low, q.Low}
+		return goals{q.Low, q.Limit - st.Wanted() - min(margin, shedMargin)}
 	case refused > 0 || used > q.High+margin: // readers have filled it: nothing else is stored above the high watermark
 		return goals{q.Low, min(q.High-margin, q.Limit-2*refused)}
 	case used >= q.High:
@@ -152,9 +193,9 @@ func (f *FS) byUse() []*mounted {
 	return all
 }
 
-// evict removes a layer that nobody has, if it was not used just now. What does not appear is being proven, and what is being mended waits for
+// evict removes a layer that nobody has, if it was not used just now, and returns what it took on disk. What does not appear is being proven, and what is being mended waits for
 // room itself, perhaps.
-func (f *FS) evict(ctx context.Context, m *mounted) {
+func (f *FS) evict(ctx context.Context, m *mounted) (freed int64) {
 	idle := func() bool { return m.used.since() >= f.grace && m.appears.is() && !m.mending.Load() }
 	bytes, err := f.removeIdle(ctx, m, idle)
 	switch {
@@ -165,7 +206,9 @@ func (f *FS) evict(ctx context.Context, m *mounted) {
 	default:
 		f.opts.Evicted(bytes)
 		m.shown.logger.Debug("the layer was removed to make room; it is fetched again when it is used")
+		return bytes
 	}
+	return 0
 }
 
 // removeIdle takes a layer down that nobody has, if idle says so too, and removes it from the store. It returns what it took on disk.
@@ -195,37 +238,4 @@ func (f *FS) removeIdle(ctx context.Context, m *mounted, idle func() bool) (byte
 	f.rights.forget(m.src.Digest)
 	f.vacate(s)
 	return bytes, err
-}
-
-// ErrInUse says that a layer is part of a container.
-var ErrInUse = errors.New("a container uses the layer")
-
-// Remove removes a layer from the store that no container has. Its snapshots stay: who uses them again has it fetched again. It returns what
-// the layer took on disk. Errors: ErrInUse, fs.ErrNotExist.
-func (f *FS) Remove(ctx context.Context, d digest.Digest) (bytes int64, err error) {
-	m, err := f.settled(ctx, d)
-	switch {
-	case err != nil:
-	case m != nil:
-		bytes, err = f.removeIdle(ctx, m, func() bool { return !m.mending.Load() })
-	default:
-		if bytes, _, err = f.Usage(d); err == nil {
-			err = f.opts.Store.Remove(d)
-		}
-	}
-	if err != nil {
-		return 0, fmt.Errorf("remove layer %s: %w", d, err)
-	}
-	return bytes, nil
-}
-
-// settled returns a layer that is mounted, nil if it is not, once what is under way with it is over.
-func (f *FS) settled(ctx context.Context, d digest.Digest) (*mounted, error) {
-	s, err := f.take(ctx, d)
-	if s == nil || err != nil {
-		return nil, err
-	}
-	defer f.leaving.Done()
-	f.keep(s)
-	return s.mounted, nil
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs/layer"
 )
@@ -312,4 +314,57 @@ func TestQuotaWithoutMargin(t *testing.T) {
 	path := n.mountLayer(t, r.source(l))
 	compare(t, path, l.files)
 	until(t, "contents were taken away", func() bool { return evicted.Load() > 0 })
+}
+
+// TestHardSpares: what has to be stored takes from a container's layer what it needs, and not much more.
+func TestHardSpares(t *testing.T) {
+	l, next := bulky(t, 1, 5<<20), bulky(t, 2, 1<<20)
+	r, another := newRegistry(t, l), newRegistry(t, next)
+	n := newNode(t, Options{Mode: FUSE})
+	compare(t, n.mountLayer(t, r.source(l)), l.files)
+	had, limit := n.status(t, l).Fetched, n.store.Used()+1
+	n.store.SetQuota(cache.Quota{Limit: limit, High: limit, Low: limit / 2}, n.MakeRoom)
+	n.mountLayer(t, another.source(next))
+	n.relief <- struct{}{} // the alarm's round is over, or finds nothing to do
+	defer func() { <-n.relief }()
+	if has := n.status(t, l).Fetched; has == had || has < had-1<<20 {
+		t.Errorf("%d of %d bytes are there", has, had)
+	}
+}
+
+// TestPruneGrace: what a pull has brought, mounted or ahead of its turn, is not pruned before its container comes; what a container has had is.
+func TestPruneGrace(t *testing.T) {
+	l, ahead := bulky(t, 1, 100_000), bulky(t, 2, 100_000)
+	r := newRegistry(t, l, ahead)
+	n := newNode(t, Options{Mode: FUSE})
+	if err := n.Mount(t.Context(), r.source(l)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.bring(t.Context(), r.source(ahead)); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []digest.Digest{l.digest, ahead.digest} {
+		if _, err := n.Prune(t.Context(), d); !errors.Is(err, ErrInUse) {
+			t.Errorf("pruned during the pull: %v", err)
+		}
+	}
+	n.path(t, l, "container")
+	if _, err := n.Prune(t.Context(), l.digest); !errors.Is(err, ErrInUse) {
+		t.Errorf("pruned while a container has it: %v", err)
+	}
+	n.Drop("container")
+	n.grace = 0
+	if _, err := n.Prune(t.Context(), ahead.digest); err != nil {
+		t.Error(err)
+	}
+	n.grace = evictGrace
+	if _, err := n.Prune(t.Context(), l.digest); err != nil {
+		t.Errorf("not pruned after the container: %v", err)
+	}
+	if left, err := n.store.List(); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if _, err := n.Remove(t.Context(), l.digest); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("removed again: %v", err)
+	}
 }

@@ -196,6 +196,9 @@ type FS struct {
 	grace     time.Duration   // evictGrace, but in tests
 	relief    chan struct{}   // held while room is made
 	relieved  time.Time       // when a full disk was, guarded by relief
+	vain      vain            // guarded by relief
+	drops     atomic.Uint64   // how often somebody has let go of layers
+	pinned    atomic.Bool     // see Pinned
 	relieving context.Context //nolint:containedctx // ends when the FS begins to close
 	noRelief  context.CancelFunc
 	relievers sync.WaitGroup

@@ -72,29 +72,9 @@ func (f *FS) Mount(ctx context.Context, src Source) error { return f.mountFor(ct
 func (f *FS) MountAgain(ctx context.Context, src Source) error { return f.mountFor(ctx, src, false) }
 
 func (f *FS) mountFor(ctx context.Context, src Source, wait bool) error {
-	var s *slot
-	err := f.entitleStored(ctx, src)
-	if err == nil {
-		s, err = f.slotFor(ctx, src)
-	}
-	if err == nil {
-		select {
-		case <-s.ready:
-			if err = s.err; err == nil {
-				err = f.agree(ctx, src, s.mounted)
-			}
-			if err == nil {
-				err = f.admit(ctx, src, s.mounted, wait)
-			}
-			if err == nil {
-				if wait { // else it is as after a start, and who used it last did so before
-					s.mounted.used.touch(s.mounted.shown.layer.Store())
-				}
-				f.pulled(src, s.mounted.shown)
-			}
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
+	err := f.mountOnce(ctx, src, wait)
+	if errors.Is(err, ErrRefused) && f.removeLie(ctx, src) {
+		err = f.mountOnce(ctx, src, wait)
 	}
 	if errors.Is(err, ErrRefused) && f.opts.Untrusted(src.Ref) {
 		err = fmt.Errorf("%w: %w", ErrUntrusted, err)
@@ -105,54 +85,69 @@ func (f *FS) mountFor(ctx context.Context, src Source, wait bool) error {
 	return nil
 }
 
-// agree checks that src means the layer that is mounted: one blob has one TOC, and an image that names another must not
-// be given what a different image, from a registry that lies, has brought; and that src's image may have it at all. Its repository is one more
-// to fetch from.
-func (f *FS) agree(ctx context.Context, src Source, m *mounted) (err error) {
-	if err := f.entitle(ctx, src); err != nil {
+// mountOnce is mountFor with the layer as the store has it.
+func (f *FS) mountOnce(ctx context.Context, src Source, wait bool) error {
+	if err := f.entitleStored(ctx, src); err != nil {
 		return err
 	}
-	if m.src.plain() {
-		if err := src.prove(m.src.DiffID); err != nil {
-			return err
-		}
-		return f.addSource(m.places, src)
+	s, err := f.slotFor(ctx, src)
+	if err != nil {
+		return err
 	}
-	if src.TOCDigest == "" {
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if s.err != nil {
+		return s.err
+	}
+	if src, err = f.agree(ctx, src, s.mounted); err != nil {
+		return err
+	}
+	if err := f.admit(ctx, src, s.mounted, wait); err != nil {
+		return err
+	}
+	if wait { // else it is as after a start, and who used it last did so before
+		s.mounted.used.pull(s.mounted.shown.layer.Store())
+	}
+	f.pulled(src, s.mounted.shown)
+	return nil
+}
+
+// agree checks that src means the layer that is mounted: one blob has one TOC, and an image that names another must not
+// be given what a different image, from a registry that lies, has brought; and that src's image may have it at all. Its repository is one more
+// to fetch from. It returns src with what its manifest says.
+func (f *FS) agree(ctx context.Context, src Source, m *mounted) (_ Source, err error) {
+	if err := f.entitle(ctx, src); err != nil {
+		return src, err
+	}
+	if m.src.plain() {
+		if err := src.fits(m.src.DiffID); err != nil {
+			return src, err
+		}
+		return src, f.addSource(m.places, src)
+	}
+	if src.TOCDigest == "" && !src.plain() {
 		if src, err = f.resolve(ctx, src); err != nil {
-			return err
+			return src, err
 		}
 	}
 	if src.plain() {
-		return errUnproven
+		err = src.awaits(m.proof.known())
+	} else if src, err = src.with(m.src.TOCDigest, m.src.Size); err == nil {
+		err = f.remembered(src)
 	}
-	if src, err = src.with(m.src.TOCDigest, m.src.Size); err != nil {
-		return err
-	}
-	if err := f.remembered(src); err != nil {
-		return err
+	if err != nil {
+		return src, err
 	}
 	if err := m.proof.claim(src); err != nil {
-		return err
+		return src, err
 	}
 	if m.proof.right(m.proof.known()) { // those whom it was refused to were wrong
 		m.shown.refused.Store(false)
 	}
-	return f.addSource(m.places, src)
-}
-
-// Source returns what a mounted layer was mounted from, with the TOC digest, diffID and size that were learned on the way. The
-// error is fs.ErrNotExist if the layer is not mounted.
-func (f *FS) Source(d digest.Digest) (Source, error) {
-	m, err := f.lookup(d)
-	if err == nil && !m.appears.is() {
-		err = errNotMounted
-	}
-	if err != nil {
-		return Source{}, fmt.Errorf("source of layer %s: %w", d, err)
-	}
-	m.used.touch(m.shown.layer.Store()) // who asks is about to use it
-	return m.src, nil
+	return src, f.addSource(m.places, src)
 }
 
 // mount opens the layer, shows it, mounts it and starts to fetch it; for an image that is not trusted it only opens it.

@@ -106,56 +106,78 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// TestProofRefuses: a layer that is another than its image claims is not read any more, nor mounted again for the image. Who claims what
-// it is gets it, and the one that it was taken for is mounted and read.
-func TestProofRefuses(t *testing.T) {
-	crafted, genuine := buildBlob(t, proofFiles(1)), buildBlob(t, proofFiles(5))
-	inModes(t, func(t *testing.T, mode Mode) {
-		r, results, root := newRegistry(t, crafted, genuine), make(chan bool, 10), t.TempDir()
-		n := openNode(t, root, proving(mode, results))
-		src := r.source(crafted)
-		src.Chain = genuine.diffID(t)
-		path := n.mountLayer(t, src)
-		if <-results {
-			t.Fatal("it was found to be right")
-		}
-		eventually(t, "failure", func() bool { return n.Status()[0].State == Failed })
-		if _, err := os.ReadFile(filepath.Join(path, "etc/two")); !errors.Is(err, syscall.EIO) {
-			t.Errorf("read of the crafted layer: %v", err)
-		}
-		if kinds := n.Status()[0].Mounts; len(kinds) != 1 || kinds[0] == erofsNative {
-			t.Errorf("mounts %q", kinds)
-		}
-		if err := n.Contradicted(src); !errors.Is(err, ErrRefused) {
-			t.Errorf("contradicted: %v", err)
-		}
-		if err := n.Mount(t.Context(), src); !errors.Is(err, ErrRefused) {
-			t.Errorf("mounted again: %v", err)
-		}
-		n.close(t)
+// crafted is a layer that an image claims to be another, genuine one.
+type crafted struct {
+	*registry
+	layer, genuine blob
+	claim          Source
+	results        chan bool
+	n              *node
+}
 
-		n = openNode(t, root, proving(mode, results))
-		recorded := src
-		recorded.TOCDigest, recorded.Manifest = crafted.tocDigest, ""
-		for _, s := range []Source{src, recorded} {
-			if err := n.Mount(t.Context(), s); !errors.Is(err, ErrRefused) {
-				t.Errorf("mounted after a restart: %v", err)
-			}
+// foundOut mounts the layer, and checks that it is found out: it is not read any more, nor mounted again for the image, after a restart either.
+func foundOut(t *testing.T, mode Mode, layer, genuine blob) *crafted {
+	t.Helper()
+	c := &crafted{registry: newRegistry(t, layer, genuine), layer: layer, genuine: genuine, results: make(chan bool, 10)}
+	c.claim = c.source(layer)
+	c.claim.Chain = genuine.diffID(t)
+	root := t.TempDir()
+	n := openNode(t, root, proving(mode, c.results))
+	path := n.mountLayer(t, c.claim)
+	if <-c.results {
+		t.Fatal("it was found to be right")
+	}
+	eventually(t, "failure", func() bool { return n.Status()[0].State == Failed })
+	if _, err := os.ReadFile(filepath.Join(path, "etc/two")); !errors.Is(err, syscall.EIO) {
+		t.Errorf("read of the crafted layer: %v", err)
+	}
+	if kinds := n.Status()[0].Mounts; len(kinds) != 1 || kinds[0] == erofsNative {
+		t.Errorf("mounts %q", kinds)
+	}
+	if err := n.Contradicted(c.claim); !errors.Is(err, ErrRefused) {
+		t.Errorf("contradicted: %v", err)
+	}
+	if err := n.Mount(t.Context(), c.claim); !errors.Is(err, ErrRefused) {
+		t.Errorf("mounted again: %v", err)
+	}
+	n.close(t)
+
+	c.n = openNode(t, root, proving(mode, c.results))
+	recorded := c.claim
+	recorded.TOCDigest, recorded.Manifest = layer.tocDigest, ""
+	for _, src := range []Source{c.claim, recorded} {
+		if err := c.n.Mount(t.Context(), src); !errors.Is(err, ErrRefused) {
+			t.Errorf("mounted after a restart: %v", err)
 		}
-		right := r.source(crafted)
-		right.Chain = crafted.diffID(t)
-		compare(t, n.mountLayer(t, right), crafted.files)
-		if err := n.Unmount(t.Context(), crafted.digest); err != nil {
+	}
+	return c
+}
+
+// genuineComes mounts the layer that the crafted one was taken for.
+func (c *crafted) genuineComes(t *testing.T) {
+	t.Helper()
+	right := c.source(c.genuine)
+	right.Chain = c.claim.Chain
+	c.n.mountLayer(t, right)
+	if !<-c.results {
+		t.Error("the genuine layer was found to be wrong")
+	}
+	compare(t, c.n.path(t, c.genuine, "another"), c.genuine.files)
+}
+
+// TestProofRefuses: a layer that is another than its image claims is found out. Who claims what it is gets it, and the one that it was taken for
+// is mounted and read.
+func TestProofRefuses(t *testing.T) {
+	layer, genuine := buildBlob(t, proofFiles(1)), buildBlob(t, proofFiles(5))
+	inModes(t, func(t *testing.T, mode Mode) {
+		c := foundOut(t, mode, layer, genuine)
+		right := c.source(layer)
+		right.Chain = layer.diffID(t)
+		compare(t, c.n.mountLayer(t, right), layer.files)
+		if err := c.n.Unmount(t.Context(), layer.digest); err != nil {
 			t.Fatal(err)
 		}
-
-		src = r.source(genuine)
-		src.Chain = genuine.diffID(t)
-		n.mountLayer(t, src)
-		if !<-results {
-			t.Error("the genuine layer was found to be wrong")
-		}
-		compare(t, n.path(t, genuine, "another"), genuine.files)
+		c.genuineComes(t)
 	})
 }
 

@@ -21,11 +21,11 @@ func (f *FS) Path(d digest.Digest, holder string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
-	m.used.touch(m.shown.layer.Store())
 	path, err := m.ways.hold(holder)
 	if err != nil {
 		return "", fmt.Errorf("path of layer %s: %w", d, err)
 	}
+	m.used.take(m.shown.layer.Store())
 	return path, nil
 }
 
@@ -45,6 +45,7 @@ func (f *FS) Drop(holder string) {
 	for _, m := range f.allStanding() {
 		if m.ways.drop(holder) {
 			m.used.touch(m.shown.layer.Store())
+			f.drops.Add(1)
 		}
 	}
 }

@@ -10,8 +10,9 @@ import (
 var (
 	// ErrUntrusted says that a layer is not what its image claims, and that the image is one that is not trusted: nobody is to try in another way.
 	ErrUntrusted = errors.New("the image is not trusted")
-	// ErrProofFirst says that an image that is not trusted cannot have a layer, because that could not be proven.
-	ErrProofFirst = errors.New("the image is not trusted, and the layer has to be proven before it is mounted")
+	// ErrProofFirst says that an image cannot have a layer yet, because that could not be proven: the image is not trusted, or names no TOC for a
+	// layer that has come by one.
+	ErrProofFirst = errors.New("the layer has to be proven before it is mounted for this image")
 
 	errUnprovable = errors.New("nothing says which diffID it has to have")
 	errLater      = errors.New("that is under way")
@@ -60,19 +61,19 @@ func (f *FS) reveal(ctx context.Context, m *mounted) error {
 	return nil
 }
 
-// distrusts says whether a layer has to be proven for src before src may have it.
+// distrusts says whether a layer has to be proven for src before src may have it: who is not trusted, and who does not know the TOC that it
+// has come by.
 func (f *FS) distrusts(src Source, m *mounted) bool {
-	return !m.src.plain() && f.opts.Untrusted(src.Ref) && m.proof.known() == ""
+	return !m.src.plain() && (src.plain() || f.opts.Untrusted(src.Ref)) && m.proof.known() == ""
 }
 
-// ProofFirst says whether a layer that is mounted is yet to be proven for src, which is not trusted: Mount does that.
+// ProofFirst says whether a layer that is mounted is yet to be proven for src: Mount does that.
 func (f *FS) ProofFirst(src Source) bool {
 	m, err := f.lookup(src.Digest)
 	return err == nil && f.distrusts(src, m)
 }
 
-// admit gives src a layer that is in its slot. For one that is not trusted the layer is fetched and proven first; without wait that is an error,
-// and goes on.
+// admit gives src a layer that is in its slot. If src distrusts it, it is fetched and proven first; without wait that is an error, and goes on.
 func (f *FS) admit(ctx context.Context, src Source, m *mounted, wait bool) error {
 	if f.distrusts(src, m) {
 		if !src.provable() {

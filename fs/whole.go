@@ -62,18 +62,20 @@ func (src Source) prove(diffID digest.Digest) error {
 	return nil
 }
 
-// has returns src with what the store knows of its layer.
+// has returns src with what the store knows of its layer, in the form in which the store has it.
 func (src Source) has(info cache.Info) (Source, error) {
 	if info.TOCDigest != "" {
 		if src.plain() {
-			return src, errUnproven
+			if err := src.awaits(info.DiffID); err != nil {
+				return src, err
+			}
 		}
 		if err := src.proven(info.DiffID); err != nil {
 			return src, err
 		}
 		return src.with(info.TOCDigest, info.BlobSize)
 	}
-	if err := src.prove(info.DiffID); err != nil {
+	if err := src.fits(info.DiffID); err != nil {
 		return src, err
 	}
 	src.TOCDigest, src.DiffID, src.Size = "", info.DiffID, info.BlobSize

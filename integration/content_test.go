@@ -147,7 +147,7 @@ func TestSeen(t *testing.T) {
 		if got := m.Sum("sluice_layers", nil); int(got) != len(im.Manifest.Layers) {
 			t.Errorf("sluice_layers sums up to %.0f, want %d", got, len(im.Manifest.Layers))
 		}
-		for _, name := range []string{"sluice_fetch_bytes_total", "sluice_fetch_requests_total", "sluice_mounts", "sluice_cache_bytes"} {
+		for _, name := range []string{"sluice_fetch_bytes_total", "sluice_fetch_requests_total", "sluice_mounts", "sluice_cache_bytes", "sluice_cache_pinned_bytes", "sluice_cache_refused_total"} {
 			if m[name] == nil {
 				t.Errorf("there is no metric %s", name)
 			}

@@ -122,9 +122,8 @@ func (s *Snapshotter) ensureLayer(ctx context.Context, src fs.Source) error {
 	if err != nil {
 		return s.mount(ctx, src)
 	}
-	if mounted.TOCDigest != src.TOCDigest || mounted.DiffID != src.DiffID {
-		return fmt.Errorf("it is mounted for %s as something else: with TOC %q and diffID %q, not %q and %q",
-			mounted.Ref, mounted.TOCDigest, mounted.DiffID, src.TOCDigest, src.DiffID)
+	if mounted.TOCDigest != src.TOCDigest || mounted.DiffID != src.DiffID { // as another image has it: Mount finds out whether that is the same
+		return s.mount(ctx, src)
 	}
 	if err := s.fs.Contradicted(src); err != nil || !s.fs.ProofFirst(src) {
 		return err

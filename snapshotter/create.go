@@ -28,8 +28,8 @@ import (
 // fs.Options.PrefetchTimeout, until the prefetch lists of its layers are on
 // disk. Errors: ErrNotFound (parent), ErrAlreadyExists (key, or the layer was
 // taken), ErrUnavailable (a layer of the chain cannot be mounted),
-// ErrFailedPrecondition (the layer is not what its image claims, which is not
-// trusted).
+// ErrResourceExhausted (there is no room for the layer), ErrFailedPrecondition
+// (the layer is not what its image claims, which is not trusted).
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
 	info, err := gather(opts)
 	if err != nil {
@@ -47,6 +47,9 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		return nil, fmt.Errorf("prepare %q: target %q: %w", key, target, err)
 	case errors.Is(err, cache.ErrFull): // unpacked, it would take as much of the same disk
 		return nil, fmt.Errorf("prepare %q: %w: %w; what containers use is not removed: raise limit and limit_percent of [cache], or remove containers and images",
+			key, errdefs.ErrResourceExhausted, err)
+	case cache.IsOutOfSpace(err):
+		return nil, fmt.Errorf("prepare %q: %w: %w; the disk is full, also after layers that no container uses were removed: make room on it, or remove containers and images",
 			key, errdefs.ErrResourceExhausted, err)
 	case errors.Is(err, fs.ErrUntrusted):
 		return nil, fmt.Errorf("prepare %q: target %q: %w: %w", key, target, errdefs.ErrFailedPrecondition, err)

@@ -3,6 +3,7 @@ package snapshotter_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,8 +12,11 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs"
 	"github.com/sluice-snapshotter/sluice/snapshotter"
 )
@@ -93,6 +97,51 @@ func TestFullDisk(t *testing.T) {
 	}
 	if left, err := s.store.List(); err != nil || len(left) > 0 {
 		t.Errorf("left in the store: %v, %v", left, err)
+	}
+}
+
+// TestPullOnFullDisk: a pull has room made for its layers, and where there is none it is told so, and leaves nothing.
+func TestPullOnFullDisk(t *testing.T) {
+	for _, lazy := range []bool{true, false} {
+		t.Run(fmt.Sprint("lazy ", lazy), func(t *testing.T) {
+			disk := smallDisk(t)
+			root, again := filepath.Join(disk, "root"), filepath.Join(disk, "again")
+			if err := errors.Join(os.Mkdir(root, 0o711), os.Mkdir(again, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			noise := make([]byte, 5<<20)
+			_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+			r := newRegistry(t)
+			layerOf := r.plainLayer
+			if lazy {
+				layerOf = r.lazyLayer
+			}
+			old := r.image(t, "old", r.lazyLayer(t, map[string]string{"noise": string(noise)}))
+			fresh, another := r.image(t, "new", layerOf(t, topFiles)), r.image(t, "another", layerOf(t, moreFiles))
+			s := openStand(t, &stand{root: root, state: t.TempDir(), mode: fs.FUSE})
+			s.store.SetQuota(cache.Quota{}, s.fs.MakeRoom)
+			ctx, sn := namespace(t, "test"), s.containerd()
+			if _, err := old.pull(ctx, sn, "old"); err != nil {
+				t.Fatal(err)
+			}
+			run(t, ctx, sn, old, "container")
+			fillDisk(t, disk)
+			if unpacked, err := fresh.pull(ctx, sn, "new"); err != nil || len(unpacked) > 0 {
+				t.Fatalf("unpacked %v, %v", unpacked, err)
+			}
+			fillDisk(t, again)
+			before := s.names(t)
+			_, err := s.snapshotter.Prepare(t.Context(), "another", "", snapshots.WithLabels(another.labels(0)))
+			if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "disk is full") {
+				t.Errorf("without room: %v", err)
+			}
+			if _, err := s.store.Get(another.layers[0].desc.Digest); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the store has it: %v", err)
+			}
+			if after := s.names(t); !slices.Equal(after, before) {
+				t.Errorf("snapshots are %q, were %q", after, before)
+			}
+		})
 	}
 }
 

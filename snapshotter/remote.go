@@ -89,7 +89,7 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 		}
 		return err
 	}
-	if src, err = s.learned(src); err != nil {
+	if src, err = s.fs.Learned(src); err != nil {
 		drop()
 		return err
 	}
@@ -156,20 +156,9 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer)
 	return true, nil
 }
 
-// learned adds to the source of a mounted layer what mounting it has told, so
-// that after a restart the registry need not be asked again.
-func (s *Snapshotter) learned(src fs.Source) (fs.Source, error) {
-	known, err := s.fs.Source(src.Digest)
-	if err != nil {
-		return src, err
-	}
-	src.TOCDigest, src.DiffID, src.Size = known.TOCDigest, known.DiffID, known.Size
-	return src, nil
-}
-
 // relabel records another source of a snapshot's layer, which is mounted.
 func (s *Snapshotter) relabel(ctx context.Context, info snapshots.Info, o offer) error {
-	src, err := s.learned(o.src)
+	src, err := s.fs.Learned(o.src)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ import (
 	continuity "github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/fs"
 )
 
 // discarded begins the names of directories that Cleanup is about to delete.
@@ -185,4 +187,26 @@ func (s *Snapshotter) release(ctx context.Context, d digest.Digest) error {
 		return fmt.Errorf("release layer %s: %w", d, err)
 	}
 	return nil
+}
+
+// RemoveLayer removes a layer from the store that no container and no pull
+// uses. Its snapshots stay, and have it fetched again when they are used.
+// Errors: fs.ErrInUse, ErrNotExist of io/fs.
+func (s *Snapshotter) RemoveLayer(ctx context.Context, d digest.Digest) error {
+	return s.removeLayer(ctx, d, s.fs.Remove)
+}
+
+// PruneLayer is RemoveLayer but for what was pulled just now: see fs.FS.Prune.
+func (s *Snapshotter) PruneLayer(ctx context.Context, d digest.Digest) error {
+	return s.removeLayer(ctx, d, s.fs.Prune)
+}
+
+func (s *Snapshotter) removeLayer(ctx context.Context, d digest.Digest, remove func(context.Context, digest.Digest) (int64, error)) error {
+	done, ok := s.claims.seize(d)
+	if !ok {
+		return fmt.Errorf("remove layer %s: %w", d, fs.ErrInUse)
+	}
+	defer done()
+	_, err := remove(ctx, d)
+	return err
 }

@@ -13,13 +13,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sluice-snapshotter/sluice/cmd/internal/control"
+	sluicefs "github.com/sluice-snapshotter/sluice/fs"
 )
 
 // cache is the layer store as a whole.
 func (d *daemon) cache() control.Cache {
-	c := control.Cache{Bytes: d.store.Used(), Limit: d.store.Quota().Limit}
-	if err := d.store.Trouble(); err != nil {
+	all, pinned := d.fs.Pinned()
+	c := control.Cache{Bytes: d.store.Used(), Limit: d.store.Quota().Limit, Pinned: pinned}
+	switch err := d.store.Trouble(); {
+	case err != nil:
 		c.Trouble = err.Error()
+	case all:
+		c.Trouble = "the limit is reached, and containers use all of it"
 	}
 	return c
 }
@@ -56,7 +61,7 @@ func (d *daemon) cached() ([]control.CachedLayer, error) {
 	return layers, nil
 }
 
-// Remove removes layers that no container uses.
+// Remove removes layers that no container uses, and no pull.
 func (d *daemon) Remove(ctx context.Context, in control.RemoveRequest) (control.RemoveReport, error) {
 	report := control.RemoveReport{Removed: []string{}, Kept: []control.KeptLayer{}}
 	before, err := d.cached()
@@ -69,7 +74,11 @@ func (d *daemon) Remove(ctx context.Context, in control.RemoveRequest) (control.
 		}
 	}
 	for _, text := range in.Digests {
-		if err := d.remove(ctx, text); err != nil {
+		err := digest.Digest(text).Validate()
+		if err == nil {
+			err = d.snapshotter.RemoveLayer(ctx, digest.Digest(text))
+		}
+		if err != nil {
 			report.Kept = append(report.Kept, control.KeptLayer{Digest: text, Why: err.Error()})
 		}
 	}
@@ -78,7 +87,8 @@ func (d *daemon) Remove(ctx context.Context, in control.RemoveRequest) (control.
 			if l.InUse || time.Since(l.LastUse) < *in.OlderThan {
 				continue
 			}
-			if err := d.remove(ctx, l.Digest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			err := d.snapshotter.PruneLayer(ctx, digest.Digest(l.Digest))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, sluicefs.ErrInUse) {
 				report.Kept = append(report.Kept, control.KeptLayer{Digest: l.Digest, Why: err.Error()})
 			}
 		}
@@ -95,13 +105,4 @@ func (d *daemon) Remove(ctx context.Context, in control.RemoveRequest) (control.
 	}
 	log.G(ctx).WithField("layers", len(report.Removed)).WithField("bytes", report.Freed).Info("layers were removed as was asked for")
 	return report, nil
-}
-
-func (d *daemon) remove(ctx context.Context, text string) error {
-	layer, err := digest.Parse(text)
-	if err != nil {
-		return err
-	}
-	_, err = d.fs.Remove(ctx, layer)
-	return err
 }

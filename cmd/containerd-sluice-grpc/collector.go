@@ -9,8 +9,8 @@ import (
 
 // collector reads at each scrape what the parts know of themselves.
 type collector struct {
-	parts                                                  *parts
-	layers, mounts, cached, most, trouble, in, limit, held *prometheus.Desc
+	parts                                                                  *parts
+	layers, mounts, cached, most, pinned, denied, trouble, in, limit, held *prometheus.Desc
 }
 
 // collect adds the gauges.
@@ -21,6 +21,8 @@ func (m *metrics) collect(p *parts) {
 		mounts:  gauge("mounts", "Mounts of layers, by kind.", "mount"),
 		cached:  gauge("cache_bytes", "Bytes on disk of the layer store."),
 		most:    gauge("cache_limit_bytes", "Most that cache_bytes may be. 0: no limit."),
+		pinned:  gauge("cache_pinned_bytes", "Those of cache_bytes that cannot be given up now, because containers use them."),
+		denied:  gauge("cache_refused_total", "How often something was not stored because of the limit."),
 		trouble: gauge("cache_trouble", "1 while what is fetched cannot be stored, because the disk is full or fails."),
 		in:      gauge("inflight_bytes", "Memory of what is being fetched."),
 		limit:   gauge("inflight_limit_bytes", "Most that inflight_bytes may be."),
@@ -28,13 +30,14 @@ func (m *metrics) collect(p *parts) {
 	})
 }
 
+// gauge describes what is read at each scrape.
 func gauge(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("sluice_"+name, help, labels, nil)
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.layers, c.mounts, c.cached, c.most, c.trouble, c.in, c.limit, c.held} {
+	for _, d := range []*prometheus.Desc{c.layers, c.mounts, c.cached, c.most, c.pinned, c.denied, c.trouble, c.in, c.limit, c.held} {
 		descs <- d
 	}
 }
@@ -60,6 +63,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	send(c.cached, c.parts.store.Used())
 	send(c.most, c.parts.store.Quota().Limit)
+	_, pinned := c.parts.fs.Pinned()
+	send(c.pinned, pinned)
+	out <- prometheus.MustNewConstMetric(c.denied, prometheus.CounterValue, float64(c.parts.store.Denials()))
 	trouble := int64(0)
 	if c.parts.store.Trouble() != nil {
 		trouble = 1

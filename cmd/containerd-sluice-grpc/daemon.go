@@ -71,7 +71,7 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	d.closers = append(d.closers, d.snapshotter)
-	if err := d.bound(ctx, c); err != nil {
+	if err := d.bound(c); err != nil {
 		return err
 	}
 	d.metrics.collect(d.parts)
@@ -93,12 +93,15 @@ func (d *daemon) listenAndServe(ctx context.Context, c config) error {
 	if err != nil {
 		return errors.Join(err, pages.Close(), g.Wait())
 	}
+	following, unfollow := context.WithCancel(ctx)
+	g.Go(func() error { return d.followSize(following, c) })
 	server := d.server()
 	g.Go(func() error { return ignoreClosed(server.Serve(l)) })
 	log.G(ctx).WithFields(log.Fields{"address": c.socket(), "version": version(), "gzip": toc.GzipDecoder()}).Info("serving")
 	d.notify(ctx, fmt.Sprintf("READY=1\nMAINPID=%d", os.Getpid()))
 
 	g.Go(func() error {
+		defer unfollow()
 		var err error
 		select {
 		case <-ctx.Done(): // told to end, or a server failed

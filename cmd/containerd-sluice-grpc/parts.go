@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs"
@@ -47,6 +46,7 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 		return nil, fmt.Errorf("root directory %s: %w", c.Root.string, err)
 	}
 	p.closers = append(p.closers, p.store)
+	p.store.OnTrouble(tellTrouble(ctx)) // before layers are opened
 	p.scheduler = layer.NewScheduler(layer.SchedulerOptions{
 		MemoryLimit: c.Fetch.MemoryLimit.bytes,
 		Concurrency: int(c.Fetch.Concurrency),
@@ -79,22 +79,15 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 	return p, err
 }
 
-// bound sets the store's quota, and says in the log when the disk is full or fails, and when that is over. What containers have must be
-// known to be theirs by now.
-func (p *parts) bound(ctx context.Context, c config) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(p.store.Dir(), &st); err != nil {
-		return fmt.Errorf("root directory %s: statfs: %w", c.Root.string, err)
-	}
-	p.store.OnTrouble(func(err error) {
+// tellTrouble says in the log when the disk is full or fails, and when that is over.
+func tellTrouble(ctx context.Context) func(error) {
+	return func(err error) {
 		if err == nil {
 			log.G(ctx).Info("what is fetched is stored again")
 			return
 		}
 		log.G(ctx).WithError(err).Error("what is fetched cannot be stored: reads are answered from the registry until that heals")
-	})
-	p.store.SetQuota(c.Cache.quota(int64(st.Blocks)*st.Bsize), p.fs.MakeRoom)
-	return nil
+	}
 }
 
 // pressure is the setting of that name, 0 where the kernel does not say what the pressure is.

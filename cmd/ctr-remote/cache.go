@@ -28,7 +28,7 @@ func cacheCommand() *cli.Command {
 				Name: "prune", ArgsUsage: " ", Action: pruneCache,
 				Usage: "remove layers that no image of containerd has any more",
 				Flags: append([]cli.Flag{
-					&cli.BoolFlag{Name: "all", Usage: "remove all layers that no container uses: they are fetched again when one does"},
+					&cli.BoolFlag{Name: "all", Usage: "remove all layers that no container and no pull uses: they are fetched again when one does"},
 					&cli.DurationFlag{Name: "older-than", Usage: "remove those too that no container uses and that were not used for so long, as `24h`"},
 				}, flags...),
 			},

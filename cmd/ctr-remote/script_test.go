@@ -151,7 +151,7 @@ type fixedServer struct{}
 
 func (fixedServer) Status(context.Context, control.Nothing) (control.StatusReport, error) {
 	return control.StatusReport{
-		Version: "v1", PID: 42, Memory: control.Memory{Limit: 256 << 20},
+		Version: "v1", PID: 42, Cache: control.Cache{Bytes: 5e6, Limit: 8e6, Pinned: 2e6}, Memory: control.Memory{Limit: 256 << 20},
 		Layers: []control.Layer{{
 			Digest: "sha256:0123456789abcdef", Image: "example.com/a:b", Format: "estargz",
 			State: control.StateLazy, Mount: control.MountFUSE, Size: 2e6, Fetched: 1e6, Mounts: 1,
@@ -165,7 +165,7 @@ func (fixedServer) Drain(context.Context, control.Nothing) (control.DrainReport,
 
 func (fixedServer) Cache(context.Context, control.Nothing) (control.CacheReport, error) {
 	return control.CacheReport{
-		Cache: control.Cache{Bytes: 5e6, Limit: 8e6, Trouble: "no space left"},
+		Cache: control.Cache{Bytes: 5e6, Limit: 8e6, Pinned: 2e6, Trouble: "no space left"},
 		Layers: []control.CachedLayer{
 			{Digest: "sha256:0123456789abcdef", Image: "example.com/a:b", Format: "estargz", State: control.StateLazy, Disk: 1e6, Size: 2e6, Fetched: 1e6},
 			{Digest: "sha256:0123ffff89abcdef", Image: "example.com/a:b", Format: "estargz", State: control.StateComplete, InUse: true, Disk: 3e6, Size: 3e6, Fetched: 3e6},

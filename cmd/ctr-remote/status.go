@@ -63,8 +63,8 @@ func show[T any](c *cli.Context, report T, print func(io.Writer, T) error) error
 
 func printStatus(w io.Writer, r control.StatusReport) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "version %s, pid %d, cache %s%s, in flight %s%s\n", r.Version, r.PID,
-		size(r.Cache.Bytes), limit(r.Cache.Limit), size(r.Memory.Inflight), limit(r.Memory.Limit))
+	fmt.Fprintf(tw, "version %s, pid %d, cache %s%s (pinned %s), in flight %s%s\n", r.Version, r.PID,
+		size(r.Cache.Bytes), limit(r.Cache.Limit), size(r.Cache.Pinned), size(r.Memory.Inflight), limit(r.Memory.Limit))
 	printTrouble(tw, r.Cache)
 	fmt.Fprintln(tw, "LAYER\tIMAGE\tFORMAT\tSTATE\tMOUNT\tSIZE\tFETCHED\tMOUNTS")
 	for _, l := range r.Layers {

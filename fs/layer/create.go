@@ -19,8 +19,8 @@ type creation struct {
 	scheduler *Scheduler
 	turn      *entrant // with the memory that it takes
 	info      cache.Info
-	layout    *toc.Layout
-	packed    []byte // the TOC, as it lies in the blob
+	raw       *toc.Raw
+	layout    *toc.Layout // of raw; nil once it was written
 	tail      *tail
 }
 
@@ -49,7 +49,7 @@ func create(ctx context.Context, o Options) (_ *cache.Layer, came extras, err er
 	store, err := o.Store.Create(o.Digest, c.info, c.write)
 	came.tail = c.tail
 	if err == nil && o.Skeleton {
-		_ = store.KeepTOC(c.packed) // without it more is fetched for Prove
+		_ = store.KeepTOC(c.raw.Compressed()) // without it more is fetched for Prove
 	}
 	return store, came, err
 }
@@ -80,8 +80,8 @@ func layOutOnce(r *blobReader, o Options) (*creation, error) {
 	}
 	c := &creation{
 		scheduler: o.Scheduler,
+		raw:       raw,
 		turn:      &entrant{priority: Demand, bytes: raw.Size() * layoutMemory, image: o.Ref},
-		packed:    raw.Compressed(),
 		tail:      &tail{Blob: o.Blob, offset: raw.Tail.Offset, bytes: raw.Tail.Bytes},
 	}
 	if err := c.begin(r.ctx); err != nil {
@@ -138,19 +138,28 @@ func (c *creation) begin(ctx context.Context) error {
 
 // end gives the memory back.
 func (c *creation) end() {
-	c.layout, c.packed = nil, nil
+	c.raw, c.layout = nil, nil
 	c.scheduler.layouts.leave(c.turn)
 	c.scheduler.heap.end(c.turn.bytes)
 }
 
-// write is what the store has its files from.
-func (c *creation) write(meta *os.File, add func(cache.Chunk) error) error {
-	for i, chunk := range c.layout.Chunks {
+// write is what the store has its files from. It lets go of the layout on the way, to make room for what the image takes, so when the disk
+// was full, and it is called again, there has to be another.
+func (c *creation) write(meta *os.File, add func(cache.Chunk) error) (err error) {
+	layout := c.layout
+	c.layout = nil
+	if layout == nil {
+		if layout, err = c.raw.Layout(); err != nil {
+			return err
+		}
+	}
+	c.tail.chunks, c.tail.buffer = nil, 0
+	for i, chunk := range layout.Chunks {
 		if err := add(cache.Chunk(chunk)); err != nil {
 			return err
 		}
 		c.tail.see(i, &chunk)
 	}
-	c.layout.Chunks = nil // to make room for what the image takes
-	return c.layout.WriteMetadata(meta)
+	layout.Chunks = nil
+	return layout.WriteMetadata(meta)
 }

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
@@ -146,5 +150,42 @@ func TestObserver(t *testing.T) {
 	h.mustCheck(off, 10)
 	if results[Hit] != 1 || results[Miss] != 1 || results[Failed] != 1 || waits != 2 {
 		t.Errorf("results %v, %d waits", results, waits)
+	}
+}
+
+// A layer's files can be written once more, as on a full disk after room was made, also after they were written in part.
+func TestWriteAgain(t *testing.T) {
+	c, err := layOut(t.Context(), testLayer().options(t, newStore(t)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.end()
+	write := func(limit int) (image []byte, chunks []cache.Chunk, tail []int) {
+		t.Helper()
+		meta, err := os.Create(filepath.Join(t.TempDir(), "meta"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer meta.Close()
+		err = c.write(meta, func(chunk cache.Chunk) error {
+			if len(chunks) == limit {
+				return unix.ENOSPC
+			}
+			chunks = append(chunks, chunk)
+			return nil
+		})
+		if full := limit >= 0; errors.Is(err, unix.ENOSPC) != full || err != nil && !full {
+			t.Fatal(err)
+		}
+		return must(os.ReadFile(meta.Name())), chunks, slices.Clone(c.tail.chunks)
+	}
+	image, chunks, tail := write(-1)
+	write(2)
+	again, chunksAgain, tailAgain := write(-1)
+	if len(chunks) == 0 || len(tail) == 0 || !slices.Equal(chunks, chunksAgain) || !slices.Equal(tail, tailAgain) {
+		t.Errorf("%d chunks, %d in the tail; again %d, %d", len(chunks), len(tail), len(chunksAgain), len(tailAgain))
+	}
+	if !bytes.Equal(image, again) {
+		t.Errorf("images of %d and %d bytes", len(image), len(again))
 	}
 }

@@ -1,18 +1,13 @@
 package toc
 
 import (
-	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"io"
 	"io/fs"
-	"maps"
-	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"golang.org/x/sys/unix"
@@ -63,131 +58,6 @@ func (s Shown) Compare(t Tar) error {
 		return err
 	}
 	return c.finish()
-}
-
-// follower goes through a tar once, beside what is shown.
-type follower struct {
-	Shown
-	from   *origins
-	in     *tar.Reader
-	buf    []byte // of the tar
-	shown  []byte // of Data
-	counts int    // entries
-}
-
-func newFollower(s Shown, t Tar) *follower {
-	from := &origins{tar: t}
-	return &follower{Shown: s, from: from, in: tar.NewReader(from), buf: make([]byte, indexBuffer)}
-}
-
-// follow calls add with each entry of the tar, as its TOC has it.
-func (f *follower) follow(add func(*estargz.TOCEntry) error) error {
-	for {
-		h, err := f.in.Next()
-		switch {
-		case f.from.err != nil:
-			return f.from.err
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return differ("", "%v: %v", ErrTar, err)
-		case h.Typeflag == tar.TypeXGlobalHeader:
-			continue
-		}
-		if f.counts++; f.counts > MaxEntries {
-			return differ(h.Name, "the tar has more than %d entries", MaxEntries)
-		}
-		e, err := entryOf(h)
-		if err != nil {
-			return differ(h.Name, "%v", err)
-		}
-		readAgain(e)
-		if err := add(e); err != nil {
-			return err
-		}
-	}
-}
-
-// readAgain makes of an entry what reading it from a TOC makes of it.
-func readAgain(e *estargz.TOCEntry) {
-	e.Name, e.LinkName = jsonString(e.Name), jsonString(e.LinkName)
-	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
-		if told := jsonString(name); told != name {
-			e.Xattrs[told] = e.Xattrs[name]
-			delete(e.Xattrs, name)
-		}
-	}
-}
-
-// jsonString is what JSON has of a string: for each byte that is not of UTF-8 U+FFFD.
-func jsonString(s string) string {
-	if utf8.ValidString(s) {
-		return s
-	}
-	return string([]rune(s))
-}
-
-// origins reads a tar, and knows where the bytes of the last reads come from.
-type origins struct {
-	tar   Tar
-	reads int   // since it was set to 0
-	n     int   // bytes of the last one
-	err   error // that is not of the tar, but of reading it
-}
-
-func (o *origins) Read(p []byte) (int, error) {
-	n, err := o.tar.Read(p)
-	o.reads++
-	o.n = n
-	if err != nil && !errors.Is(err, io.EOF) {
-		o.err = err
-	}
-	return n, err
-}
-
-// contents compares a file of the tar, which in stands at, with size bytes of the address space from off on; off is -1 where they cannot be
-// the same anyway. origin is where all of the file lies there by itself, -1 if it does not lie there in a row.
-func (f *follower) contents(size, off int64) (same bool, origin int64, err error) {
-	same, origin = off >= 0, -1
-	for done := int64(0); done < size; {
-		f.from.reads = 0
-		n, err := f.in.Read(f.buf[:min(int64(len(f.buf)), size-done)])
-		if f.from.err != nil {
-			return false, 0, f.from.err
-		}
-		if n == 0 && err != nil {
-			return false, 0, differ("", "%v: %v", ErrTar, err)
-		}
-		at := int64(-1)
-		if f.from.reads == 1 && f.from.n == n {
-			at = f.from.tar.Origin()
-		}
-		switch {
-		case done == 0:
-			origin = at
-		case at < 0 || at != origin+done:
-			origin = -1
-		}
-		if same && at != off+done {
-			if same, err = f.reads(f.buf[:n], off+done); err != nil {
-				return false, 0, err
-			}
-		}
-		done += int64(n)
-	}
-	return same, origin, nil
-}
-
-// reads says whether the address space has p at off.
-func (f *follower) reads(p []byte, off int64) (bool, error) {
-	if f.shown == nil {
-		f.shown = make([]byte, len(f.buf))
-	}
-	got := f.shown[:len(p)]
-	if n, err := f.Data.ReadAt(got, off); n < len(got) {
-		return false, fmt.Errorf("read data file at %d: %w", off, err)
-	}
-	return bytes.Equal(got, p), nil
 }
 
 // comparer compares entries with the image one by one. What can become right only by later entries is a difference to it.
@@ -379,91 +249,6 @@ func (c *comparer) keyOf(dir uint64, base string) uint64 {
 	return h.Sum64()
 }
 
-// attributes compares what an inode of the image has with what the tar says, but for xattrs and contents.
-func (f *follower) attributes(path string, n *metadata.Node, in metadata.Inode) error {
-	switch {
-	case n.Mode != in.Mode:
-		return differ(path, "mode %#o, in the tar %#o", in.Mode, n.Mode)
-	case n.UID != in.UID || n.GID != in.GID:
-		return differ(path, "owner %d:%d, in the tar %d:%d", in.UID, in.GID, n.UID, n.GID)
-	case !sameTime(n.Mtime, in.Mtime):
-		return differ(path, "modification time %s, in the tar %s", in.Mtime.Format(time.RFC3339Nano), n.Mtime.Format(time.RFC3339Nano))
-	}
-	switch n.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		if n.Size != in.Size {
-			return differ(path, "%d bytes, in the tar %d", in.Size, n.Size)
-		}
-	case unix.S_IFCHR, unix.S_IFBLK:
-		if n.Rdev != in.Rdev {
-			return differ(path, "device %d:%d, in the tar %d:%d",
-				unix.Major(in.Rdev), unix.Minor(in.Rdev), unix.Major(n.Rdev), unix.Minor(n.Rdev))
-		}
-	}
-	return nil
-}
-
-// sameTime says whether a TOC may have a time of a tar so: podman's have the fraction, estargz rounds it, and leaves out the first second after
-// the epoch. Cutting it off is no lie either.
-func sameTime(tar, shown time.Time) bool {
-	if tar.Equal(shown) || shown.Equal(tar.Truncate(time.Second)) {
-		return true
-	}
-	rounded, err := parseTime(timeOf(tar.Round(time.Second)))
-	return err == nil && shown.Equal(rounded)
-}
-
-// xattrs compares those that an inode of the image has, and a symlink's target, with what the tar says. That a directory is opaque is passed
-// over if that is to be looked at elsewhere.
-func (f *follower) xattrs(path string, nid uint64, n *metadata.Node, passOpaque bool) error {
-	if n.Mode&unix.S_IFMT == unix.S_IFLNK {
-		target, err := f.Image.Readlink(nid)
-		if err != nil {
-			return err
-		}
-		if target != n.Target {
-			return differ(path, "leads to %s, in the tar to %s", quote(target), quote(n.Target))
-		}
-	}
-	names, err := f.Image.Listxattr(nid)
-	if err != nil {
-		return err
-	}
-	count := 0
-	for _, name := range names {
-		if passOpaque && name == opaqueXattr {
-			continue
-		}
-		count++
-		if _, ok := n.Xattrs[name]; !ok {
-			return differ(path, "xattr %s, which the tar does not have", quote(name))
-		}
-	}
-	for name, want := range n.Xattrs {
-		if err := f.xattr(path, nid, name, want); err != nil {
-			return err
-		}
-	}
-	if count != len(n.Xattrs) { // a name twice: Write has not made this
-		return fmt.Errorf("%w: xattrs of %s", metadata.ErrCorrupt, quote(path))
-	}
-	return nil
-}
-
-// xattr compares one xattr.
-func (f *follower) xattr(path string, nid uint64, name string, want []byte) error {
-	got, err := f.Image.Getxattr(nid, name)
-	switch {
-	case errors.Is(err, metadata.ErrNoXattr):
-		return differ(path, "no xattr %s, which the tar has", quote(name))
-	case err != nil:
-		return err
-	case !bytes.Equal(got, want):
-		return differ(path, "xattr %s", quote(name))
-	}
-	return nil
-}
-
 // linkXattrs compares those of a hard link's entry, which come to those that its inode has.
 func (c *comparer) linkXattrs(path string, nid uint64, n *metadata.Node) error {
 	for name, want := range n.Xattrs {
@@ -549,59 +334,4 @@ func (c *comparer) opaqued(path string, nid uint64) error {
 		return differ(path, "opaque: %t, in the tar %t", is, want)
 	}
 	return nil
-}
-
-// walker walks over an image.
-type walker struct {
-	image *metadata.Image
-	dirs  nids // that were entered
-	depth int
-}
-
-// walk calls each with all entries below a directory. A damaged image gives an error with metadata.ErrCorrupt.
-func (w *walker) walk(dir uint64, path string, each func(dir uint64, d metadata.Dirent, path string) error) (err error) {
-	if w.dirs.has(dir) || w.depth > maxPath {
-		return fmt.Errorf("%w: %s is in itself", metadata.ErrCorrupt, quote(path))
-	}
-	w.dirs.set(dir)
-	w.depth++
-	defer func() { w.depth-- }()
-	readErr := w.image.ReadDir(dir, 0, func(d metadata.Dirent) bool {
-		if d.Name == "." || d.Name == ".." {
-			return true
-		}
-		below := d.Name
-		if path != "" {
-			below = path + "/" + d.Name
-		}
-		if err = each(dir, d, below); err == nil && d.Type == unix.S_IFDIR {
-			err = w.walk(d.NID, below, each)
-		}
-		return err == nil
-	})
-	return errors.Join(err, readErr)
-}
-
-// nids is a set of numbers of inodes.
-type nids struct {
-	bits map[uint64]*[nidPage / 64]uint64
-}
-
-// nidPage is of how many inodes' bits a piece of the set is. Those of an image lie close together.
-const nidPage = 1 << 15
-
-func newNIDs() nids { return nids{map[uint64]*[nidPage / 64]uint64{}} }
-
-func (s nids) set(nid uint64) {
-	page := s.bits[nid/nidPage]
-	if page == nil {
-		page = new([nidPage / 64]uint64)
-		s.bits[nid/nidPage] = page
-	}
-	page[nid%nidPage/64] |= 1 << (nid % 64)
-}
-
-func (s nids) has(nid uint64) bool {
-	page := s.bits[nid/nidPage]
-	return page != nil && page[nid%nidPage/64]>>(nid%64)&1 != 0
 }

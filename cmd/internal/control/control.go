@@ -58,7 +58,9 @@ type Layer struct {
 type Cache struct {
 	Bytes int64 `json:"bytes"`
 	Limit int64 `json:"limit"` // 0: none
-	// Trouble is why what is fetched cannot be stored, as on a full or failing disk; "" if it can.
+	// Pinned are those of the bytes that cannot be given up now, because containers use them.
+	Pinned int64 `json:"pinned"`
+	// Trouble is why what is fetched cannot be stored, as on a full or failing disk, or when all is pinned; "" if it can.
 	Trouble string `json:"trouble,omitempty"`
 }
 
@@ -93,12 +95,13 @@ type CachedLayer struct {
 }
 
 // RemoveRequest says which layers are to be removed: of those that no container
-// uses, the ones that fit at least one of the following.
+// uses, and no pull, the ones that fit at least one of the following.
 type RemoveRequest struct {
 	Digests []string `json:"digests,omitempty"`
 	// Unused are those that no image of containerd has.
 	Unused bool `json:"unused,omitempty"`
-	// OlderThan are those that were not used for so long; nil: none. 0: all.
+	// OlderThan are those that were not used for so long; nil: none. 0: all, but
+	// those that came within half a minute, and still wait for a container.
 	OlderThan *time.Duration `json:"olderThan,omitempty"`
 }
 

@@ -25,7 +25,7 @@ var report = control.StatusReport{
 		Digest: "sha256:ab", Image: "example.com/a:b", Format: "estargz", State: control.StateLazy,
 		Mount: control.MountEROFSFUSE, Size: 100, Fetched: 10, Mounts: 2,
 	}},
-	Cache:  control.Cache{Bytes: 5, Limit: 6},
+	Cache:  control.Cache{Bytes: 5, Limit: 6, Pinned: 4},
 	Memory: control.Memory{Inflight: 7, Limit: 8},
 }
 
@@ -197,7 +197,7 @@ func TestOwnDeadline(t *testing.T) {
 func TestReportFormat(t *testing.T) {
 	const want = `{"version":"v1.2.3","pid":42,"layers":[{"digest":"sha256:ab","image":"example.com/a:b",` +
 		`"format":"estargz","state":"lazy","mount":"erofs-fuse","size":100,"fetched":10,"mounts":2}],` +
-		`"cache":{"bytes":5,"limit":6},"memory":{"inflight":7,"limit":8}}`
+		`"cache":{"bytes":5,"limit":6,"pinned":4},"memory":{"inflight":7,"limit":8}}`
 	got, err := json.Marshal(report)
 	if err != nil {
 		t.Fatal(err)
