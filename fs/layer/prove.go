@@ -35,7 +35,7 @@ type Proof struct {
 // checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
 // with its digest. What comes of that is what the layer is.
 //
-// All is done as background work, and one layer of the node is hashed at a time. An error with a diffID says that it could not be recorded; one
+// All is done as background work, and the layers of the node take turns at being hashed. An error with a diffID says that it could not be recorded; one
 // without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete where chunks are missing.
 func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
 	if err := l.begin(); err != nil {
@@ -133,7 +133,9 @@ type prover struct {
 	data     *dataWindow
 	rest     []int    // chunks of streams that were not gone over yet
 	turn     *entrant // at the cores; nil outside
-	hashed   int      // bytes in this turn, see spend
+	hashed   int      // bytes in this turn at the cores, see spend
+	share    int      // bytes since it has scheduler.proofs
+	loose    int64    // how many more bytes the tar may have that are in no chunk
 	patience time.Duration
 	holds    bool // scheduler.proofs
 }
@@ -155,6 +157,10 @@ func (l *Layer) sum(ctx context.Context, styles []toc.Style, anew bool) (summed,
 		}
 		defer s.Close()
 		p.skeleton = s
+	}
+	var err error
+	if p.loose, err = p.mostLoose(); err != nil {
+		return summed{}, err
 	}
 	if err := p.hold(); err != nil {
 		return summed{}, err
@@ -345,7 +351,7 @@ func (p *prover) broken(err error) error {
 		return context.Cause(p.ctx)
 	case p.blob.err != nil:
 		return p.blob.err
-	case errors.Is(err, errEnough):
+	case errors.Is(err, errEnough), condemns(err):
 		return err
 	}
 	return &brokenError{err}
@@ -360,8 +366,13 @@ func (w writer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// write hashes bytes of the tar that are not in the address space.
-func (p *prover) write(b []byte) error { return p.writeAt(b, -1) }
+// write hashes bytes of the tar that are in no chunk.
+func (p *prover) write(b []byte) error {
+	if p.loose -= int64(len(b)); p.loose < 0 {
+		return &brokenError{errLoose}
+	}
+	return p.writeAt(b, -1)
+}
 
 // writeAt hashes bytes of the tar, and passes them on with where they are in the address space.
 func (p *prover) writeAt(b []byte, at int64) error {
