@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -144,7 +145,7 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (_ Source, err e
 	if err := m.proof.claim(src); err != nil {
 		return src, err
 	}
-	if m.proof.right(m.proof.known()) { // those whom it was refused to were wrong
+	if slices.ContainsFunc(m.proof.known(), m.proof.right) { // those whom it was refused to were wrong
 		m.shown.refused.Store(false)
 	}
 	return src, f.addSource(m.places, src)
@@ -178,7 +179,7 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	m.proof.turn = make(chan struct{}, 1)
 	m.ways.unmount, m.ways.standing, m.ways.logger = f.unmountWay, f.standing, sh.logger
 	m.ways.remount = func(w way) error { return f.remount(context.WithoutCancel(ctx), m, w) }
-	m.proof.diffID = l.Store().Info().DiffID
+	m.proof.diffIDs = l.Store().Info().DiffIDs()
 	if err := m.proof.claim(src); err != nil { // it was found out just now
 		return nil, errors.Join(err, sh.close())
 	}

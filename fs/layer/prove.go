@@ -22,8 +22,9 @@ const NoDiffID digest.Digest = "none"
 
 // Proof is what a layer has turned out to be.
 type Proof struct {
-	DiffID digest.Digest // of its tar; NoDiffID if it has none; "" if that could not be found out
-	Why    error         // why it has none
+	DiffID digest.Digest   // of its tar; NoDiffID if it has none; "" if that could not be found out
+	Padded []digest.Digest // those that go for it as well, see cache.Info
+	Why    error           // why it has none
 }
 
 // Prove computes the diffID of a layer whose chunks are all in the store, the digest of its tar, of what readers get and of the layer's
@@ -47,7 +48,7 @@ func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	defer context.AfterFunc(l.life, func() { cancel(ErrClosed) })()
 	proof, err := l.prove(ctx, right)
 	if err == nil {
-		err = l.store.SetDiffID(proof.DiffID)
+		err = l.store.SetDiffID(proof.DiffID, proof.Padded...)
 	}
 	if err != nil {
 		err = l.wrap("prove", err)
@@ -64,8 +65,8 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 		if err != nil && !condemns(err) {
 			return Proof{}, err
 		}
-		if i := slices.IndexFunc(s.digests, right); err == nil && i >= 0 {
-			return Proof{DiffID: s.digests[i]}, nil
+		if err == nil && slices.ContainsFunc(s.digests, right) {
+			return s.proof(right), nil
 		}
 		if !s.guessed {
 			break
@@ -84,7 +85,7 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	case err != nil:
 		return Proof{}, err
 	}
-	return Proof{DiffID: s.digests[max(0, slices.IndexFunc(s.digests, right))]}, nil
+	return s.proof(right), nil
 }
 
 // condemns says whether an error is the blob's, or its TOC's.
@@ -110,6 +111,11 @@ type summed struct {
 	digests []digest.Digest // of the tar, and of it with more of its end
 	guessed bool            // what came of it, an error too, may be so because something was guessed
 	styles  []toc.Style     // in which it can be guessed otherwise
+}
+
+// proof is what is to be kept: not only the digest that is expected now, as an image may come that rightly names another.
+func (s summed) proof(right func(digest.Digest) bool) Proof {
+	return Proof{DiffID: s.digests[max(0, slices.IndexFunc(s.digests, right))], Padded: s.digests}
 }
 
 // brokenError says that a blob is not what its TOC makes of it.
