@@ -45,6 +45,8 @@ type mounted struct {
 	appears appearance
 	ways    ways
 	used    use
+	fills   atomic.Bool   // some image wants all of it fetched
+	proving atomic.Bool   // some image wants it proven
 	mending atomic.Bool   // a plain layer is being streamed again
 	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end
@@ -145,6 +147,9 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (_ Source, err e
 	if err := m.proof.claim(src); err != nil {
 		return src, err
 	}
+	if f.wants(m, src) {
+		f.fetchAgain(ctx, m)
+	}
 	if slices.ContainsFunc(m.proof.known(), m.proof.right) { // those whom it was refused to were wrong
 		m.shown.refused.Store(false)
 	}
@@ -183,6 +188,7 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	if err := m.proof.claim(src); err != nil { // it was found out just now
 		return nil, errors.Join(err, sh.close())
 	}
+	f.wants(m, src)
 	m.used.begin(l.Store(), f.started)
 	if f.distrusts(src, m) {
 		return m, nil // admit sees to it

@@ -86,7 +86,7 @@ func (p *proof) settle(diffIDs []digest.Digest) (right, wrong []Source) {
 
 // proves says whether a layer is to be proven, and is not yet.
 func (f *FS) proves(m *mounted) bool {
-	return !m.src.plain() && (f.opts.ProveOf(m.src.Ref) || f.opts.Untrusted(m.src.Ref)) && m.proof.open()
+	return !m.src.plain() && m.proving.Load() && m.proof.open()
 }
 
 // prove computes the diffID of a complete layer, and compares it with what images claim. The error is ErrRefused if none of them is
