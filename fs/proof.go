@@ -128,6 +128,7 @@ func (f *FS) prove(ctx context.Context, m *mounted) error {
 		return nil
 	}
 	m.shown.refused.Store(true)
+	f.server.forget(m.shown)
 	return ErrRefused
 }
 
