@@ -27,9 +27,22 @@ type Info struct {
 	ID             uint32 `json:"id"` // the layer's number in this store: from 1, never given out twice
 	// DiffID is the digest of the layer's tar, if that was computed: for layers that came chunk by chunk, see SetDiffID.
 	DiffID digest.Digest `json:"diffID,omitempty"`
+	// Padded are the digests that go for it as well, itself among them: of the tar with other numbers of zeros at its end. Nil if they were not
+	// computed.
+	Padded []digest.Digest `json:"padded,omitempty"`
 	// Implied are directories that the tar has files in and says nothing of: unpacked, they would have the attributes that the
 	// same directories have in the layers below.
 	Implied []string `json:"implied,omitempty"`
+}
+
+// DiffIDs are all digests that the layer's tar goes by; none if none was computed.
+func (i Info) DiffIDs() []digest.Digest { return allOf(i.DiffID, i.Padded) }
+
+func allOf(diffID digest.Digest, padded []digest.Digest) []digest.Digest {
+	if diffID == "" || len(padded) > 0 {
+		return padded
+	}
+	return []digest.Digest{diffID}
 }
 
 // record is layer.json.

@@ -60,7 +60,7 @@ type Layer struct {
 	shed    atomic.Bool
 	charge  *charge
 
-	diffID     atomic.Pointer[digest.Digest] // nil if not known
+	proven     atomic.Pointer[Info] // has DiffID and Padded; nil if they are not known
 	skeletonMu sync.Mutex
 	skeleton   *os.File // to append to; nil until there is a piece
 	noSkeleton bool     // see GiveUpSkeleton
@@ -96,7 +96,7 @@ func openFiles(dir string, now session) (_ *Layer, err error) {
 	}
 	l := &Layer{dir: dir, info: rec.Info, size: rec.ChunkBytes, sums: rec.Sums, whole: make(chan struct{})}
 	if rec.DiffID != "" {
-		l.diffID.Store(&rec.DiffID)
+		l.proven.Store(&rec.Info)
 	}
 	defer func() {
 		if err != nil {
@@ -175,8 +175,8 @@ func (l *Layer) Digest() digest.Digest { return l.digest }
 // Info returns what the layer is.
 func (l *Layer) Info() Info {
 	info := l.info
-	if d := l.diffID.Load(); d != nil {
-		info.DiffID = *d
+	if p := l.proven.Load(); p != nil {
+		info.DiffID, info.Padded = p.DiffID, p.Padded
 	}
 	return info
 }

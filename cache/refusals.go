@@ -15,7 +15,7 @@ import (
 
 const (
 	refusalsName = "refused.json"
-	// maxRefusals is how many are remembered. Each takes some 300 bytes.
+	// maxRefusals is how many are remembered. Each takes up to 2 KiB.
 	maxRefusals = 1024
 )
 
@@ -25,6 +25,9 @@ type Refusal struct {
 	Digest    digest.Digest `json:"digest"`    // of the blob
 	TOCDigest digest.Digest `json:"tocDigest"` // by which it was mounted
 	DiffID    digest.Digest `json:"diffID"`    // that was found
+
+	// Padded is Info.Padded: who claims one of those later is right.
+	Padded []digest.Digest `json:"padded,omitempty"`
 }
 
 // refusals are those of a store, in a file in its folder.
@@ -38,7 +41,7 @@ func (s *Store) Refuse(r Refusal) error {
 	s.refusals.mu.Lock()
 	defer s.refusals.mu.Unlock()
 	s.readRefusals()
-	if slices.Contains(s.refusals.list, r) {
+	if slices.ContainsFunc(s.refusals.list, r.saysTheSame) {
 		return nil
 	}
 	list := slices.DeleteFunc(s.refusals.list, r.sameLayer)
@@ -56,15 +59,19 @@ func (s *Store) Refuse(r Refusal) error {
 	return nil
 }
 
-// Refused returns the diffID that was found of a blob with a TOC when it was refused; "" if it was not, or is forgotten.
-func (s *Store) Refused(d, toc digest.Digest) digest.Digest {
+// Refused returns the diffIDs that a blob with a TOC was found to go by when it was refused; none if it was not, or is forgotten.
+func (s *Store) Refused(d, toc digest.Digest) []digest.Digest {
 	s.refusals.mu.Lock()
 	defer s.refusals.mu.Unlock()
 	s.readRefusals()
 	if i := slices.IndexFunc(s.refusals.list, (Refusal{Digest: d, TOCDigest: toc}).sameLayer); i >= 0 {
-		return s.refusals.list[i].DiffID
+		return allOf(s.refusals.list[i].DiffID, s.refusals.list[i].Padded)
 	}
-	return ""
+	return nil
+}
+
+func (r Refusal) saysTheSame(other Refusal) bool {
+	return r.sameLayer(other) && r.DiffID == other.DiffID && slices.Equal(r.Padded, other.Padded)
 }
 
 func (r Refusal) sameLayer(other Refusal) bool {

@@ -50,7 +50,7 @@ func AppendPiece(records []byte, stream int64, piece []byte) []byte {
 func (l *Layer) KeepPieces(records []byte) error {
 	l.skeletonMu.Lock()
 	defer l.skeletonMu.Unlock()
-	if len(records) == 0 || l.diffID.Load() != nil || l.noSkeleton { // nobody needs it any more
+	if len(records) == 0 || l.proven.Load() != nil || l.noSkeleton { // nobody needs it any more
 		return nil
 	}
 	if l.skeleton == nil {
@@ -131,7 +131,7 @@ func (l *Layer) drop(name string) error {
 func (l *Layer) KeepTOC(compressed []byte) error {
 	l.skeletonMu.Lock()
 	defer l.skeletonMu.Unlock()
-	if l.diffID.Load() != nil || l.noSkeleton {
+	if l.proven.Load() != nil || l.noSkeleton {
 		return nil
 	}
 	err := l.drop(tocName)
@@ -164,18 +164,18 @@ func (l *Layer) forgetTar() error {
 	return errors.Join(l.dropSkeleton(), l.drop(tocName))
 }
 
-// SetDiffID records, durably, what the digest of the layer's tar is, as it was computed of all of its contents. Info has it from then on, and
-// the skeleton goes, with the TOC.
-func (l *Layer) SetDiffID(d digest.Digest) error {
+// SetDiffID records, durably, what the digest of the layer's tar is, and those that go for it as well, as they were computed of all of its
+// contents. Info has them from then on, and the skeleton goes, with the TOC.
+func (l *Layer) SetDiffID(d digest.Digest, padded ...digest.Digest) error {
 	l.sealing.Lock() // layer.json is read and written again
 	defer l.sealing.Unlock()
 	rec, err := readRecord(l.dir)
 	if err == nil {
-		rec.DiffID = d
+		rec.DiffID, rec.Padded = d, padded
 		err = rec.writeSynced(l.dir)
 	}
 	if err == nil {
-		l.diffID.Store(&d)
+		l.proven.Store(&Info{DiffID: d, Padded: padded})
 		err = l.forgetTar()
 	}
 	if err != nil {

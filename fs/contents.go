@@ -29,6 +29,43 @@ func (f *FS) fetch(ctx context.Context, m *mounted) {
 	m.stop = stop
 }
 
+// wants takes note of what src's image has its layers go through, and reports whether no image before has wanted that: a layer that is shared
+// goes through all that any of its images wants, or one that wants less would have it stay unproven for all.
+func (f *FS) wants(m *mounted, src Source) (more bool) {
+	if f.opts.BackgroundOf(src.Ref) {
+		more = !m.fills.Swap(true)
+	}
+	if f.opts.ProveOf(src.Ref) || f.opts.Untrusted(src.Ref) {
+		more = !m.proving.Swap(true) || more
+	}
+	return more
+}
+
+// fetchAgain begins anew to bring the layer's contents, of which more is wanted. The beginning of the prefetch list is left to who fetches it.
+func (f *FS) fetchAgain(ctx context.Context, m *mounted) {
+	m.appears.mu.Lock()
+	defer m.appears.mu.Unlock()
+	if !m.appears.shown || m.appears.gone {
+		return
+	}
+	before, over, ended := m.stop, m.ended, make(chan struct{})
+	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
+		defer close(ended)
+		select {
+		case <-m.fetched:
+		case <-ctx.Done():
+		}
+		before()
+		<-over
+		if err := m.shown.layer.Prefetch(ctx, 0, nil); err == nil || ctx.Err() == nil { // of an error its readers know
+			f.complete(ctx, m)
+		}
+	})
+	if ok {
+		m.stop, m.ended = stop, ended
+	}
+}
+
 const (
 	staysLazy     = "the layer is complete, but cannot be mounted natively; it stays on FUSE for now"
 	staysUnproven = "the layer is complete, but could not be proven; it stays as it is for now, and that will be tried later"
@@ -57,7 +94,7 @@ func (f *FS) complete(ctx context.Context, m *mounted) {
 				}
 				continue
 			}
-		} else if f.opts.BackgroundOf(m.src.Ref) {
+		} else if m.fills.Load() {
 			if f.commanded(m.src.Manifest) {
 				m.shown.layer.Foreseen() // expectCommand sees to it
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/sluice-snapshotter/sluice/fs/layer"
 	"github.com/sluice-snapshotter/sluice/fs/toc"
 )
 
@@ -96,4 +97,42 @@ func TestProofOfLyingTOC(t *testing.T) {
 			inModes(t, func(t *testing.T, mode Mode) { foundOut(t, mode, crafted, genuine).genuineComes(t) })
 		})
 	}
+}
+
+// TestProofOfBomb: a small blob that decompresses to more zeros than a tar can have is found out long before the end of them, wherever they are.
+func TestProofOfBomb(t *testing.T) {
+	const zeros = 8 << 30
+	honest := buildZstd(t, proofFiles(1), nil)
+	info, err := toc.Read(bytes.NewReader(honest.bytes), int64(len(honest.bytes)), honest.tocDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(estargz.JTOC{Version: 1, Entries: info.Entries})
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := withTOC(t, append(bytes.Clone(honest.bytes[:info.PayloadSize]), zerosFrame(zeros)...), text)
+	bomb := blob{bytes: packed, digest: digest.FromBytes(packed), tocDigest: digest.FromBytes(text)}
+	r, results := newRegistry(t, bomb), make(chan bool, 1)
+	n := newNode(t, proving(FUSE, results))
+	claim := r.source(bomb)
+	claim.Chain = digest.FromString("any")
+	n.mountLayer(t, claim)
+	if right := <-results; right || n.recorded(t, bomb) != layer.NoDiffID {
+		t.Errorf("right %t, diffID %s", right, n.recorded(t, bomb))
+	}
+}
+
+// zerosFrame is a zstd frame of zeros: four bytes for each 128 KiB (RFC 8878, 3.1.1.2).
+func zerosFrame(size int) []byte {
+	const block = 128 << 10
+	out := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38} // a window of 128 KiB
+	for i := range size / block {
+		h := uint32(block<<3 | 1<<1)
+		if i == size/block-1 {
+			h |= 1
+		}
+		out = append(binary.LittleEndian.AppendUint32(out, h)[:len(out)+3], 0)
+	}
+	return out
 }

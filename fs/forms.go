@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -32,8 +33,8 @@ func (src Source) fits(diffID digest.Digest) error {
 
 // awaits checks that src, which names no TOC, can wait for the proof of a layer that has come by one, if that is not done. The error is
 // errUnproven.
-func (src Source) awaits(diffID digest.Digest) error {
-	if diffID == "" && !src.Held {
+func (src Source) awaits(diffIDs []digest.Digest) error {
+	if len(diffIDs) == 0 && !src.Held {
 		return errUnproven
 	}
 	return nil
@@ -49,7 +50,7 @@ func (f *FS) removeLie(ctx context.Context, src Source) bool {
 		return false
 	}
 	info := st.Info()
-	lies := info.DiffID == layer.NoDiffID || info.TOCDigest != "" && f.opts.Store.Refused(src.Digest, info.TOCDigest) == layer.NoDiffID
+	lies := info.DiffID == layer.NoDiffID || info.TOCDigest != "" && slices.Contains(f.opts.Store.Refused(src.Digest, info.TOCDigest), layer.NoDiffID)
 	if st.Close() != nil || !lies {
 		return false
 	}
@@ -93,14 +94,15 @@ func (f *FS) Learned(src Source) (Source, error) {
 	if src.TOCDigest != "" {
 		return src, nil
 	}
-	diffID := m.src.DiffID
+	known := []digest.Digest{m.src.DiffID}
 	if !m.src.plain() {
-		diffID = m.proof.known()
+		known = m.proof.known()
 	}
-	if diffID == "" { // who was given the layer knows its TOC: see agree
+	if len(known) == 0 { // who was given the layer knows its TOC: see agree
 		src.TOCDigest = m.src.TOCDigest
 		return src, nil
 	}
+	diffID := src.oneOf(known)
 	src.DiffID = diffID
 	return src, src.prove(diffID)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,8 @@ type mounted struct {
 	appears appearance
 	ways    ways
 	used    use
+	fills   atomic.Bool   // some image wants all of it fetched
+	proving atomic.Bool   // some image wants it proven
 	mending atomic.Bool   // a plain layer is being streamed again
 	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end
@@ -144,7 +147,10 @@ func (f *FS) agree(ctx context.Context, src Source, m *mounted) (_ Source, err e
 	if err := m.proof.claim(src); err != nil {
 		return src, err
 	}
-	if m.proof.right(m.proof.known()) { // those whom it was refused to were wrong
+	if f.wants(m, src) {
+		f.fetchAgain(ctx, m)
+	}
+	if slices.ContainsFunc(m.proof.known(), m.proof.right) { // those whom it was refused to were wrong
 		m.shown.refused.Store(false)
 	}
 	return src, f.addSource(m.places, src)
@@ -178,10 +184,11 @@ func (f *FS) mount(ctx context.Context, src Source) (_ *mounted, err error) {
 	m.proof.turn = make(chan struct{}, 1)
 	m.ways.unmount, m.ways.standing, m.ways.logger = f.unmountWay, f.standing, sh.logger
 	m.ways.remount = func(w way) error { return f.remount(context.WithoutCancel(ctx), m, w) }
-	m.proof.diffID = l.Store().Info().DiffID
+	m.proof.diffIDs = l.Store().Info().DiffIDs()
 	if err := m.proof.claim(src); err != nil { // it was found out just now
 		return nil, errors.Join(err, sh.close())
 	}
+	f.wants(m, src)
 	m.used.begin(l.Store(), f.started)
 	if f.distrusts(src, m) {
 		return m, nil // admit sees to it

@@ -21,9 +21,9 @@ var ErrRefused = errors.New("the layer's contents are not those that the image c
 type proof struct {
 	turn chan struct{} // held while it is computed
 
-	mu     sync.Mutex
-	claims []Source
-	diffID digest.Digest // "" until it is computed
+	mu      sync.Mutex
+	claims  []Source
+	diffIDs []digest.Digest // that the layer goes by; none until they are computed
 }
 
 // claim takes what an image says. The error is that it is known to be wrong.
@@ -33,7 +33,7 @@ func (p *proof) claim(src Source) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := src.proven(p.diffID); err != nil {
+	if err := src.proven(p.diffIDs); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(p.claims, src.claimsAs) {
@@ -51,14 +51,14 @@ func (src Source) claimsAs(other Source) bool {
 func (p *proof) open() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.diffID == "" && len(p.claims) > 0
+	return len(p.diffIDs) == 0 && len(p.claims) > 0
 }
 
-// known returns the layer's diffID, "" if it is not computed yet.
-func (p *proof) known() digest.Digest {
+// known returns the diffIDs that the layer goes by, none if they are not computed yet.
+func (p *proof) known() []digest.Digest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.diffID
+	return p.diffIDs
 }
 
 // right says whether a diffID is what some image claims.
@@ -68,13 +68,13 @@ func (p *proof) right(d digest.Digest) bool {
 	return slices.ContainsFunc(p.claims, func(src Source) bool { return src.prove(d) == nil })
 }
 
-// settle takes the layer's diffID, and returns the claims that are right, and those that are wrong.
-func (p *proof) settle(d digest.Digest) (right, wrong []Source) {
+// settle takes the layer's diffIDs, and returns the claims that are right, and those that are wrong.
+func (p *proof) settle(diffIDs []digest.Digest) (right, wrong []Source) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.diffID = d
+	p.diffIDs = diffIDs
 	for _, src := range p.claims {
-		if src.prove(d) == nil {
+		if src.proven(diffIDs) == nil {
 			right = append(right, src)
 		} else {
 			wrong = append(wrong, src)
@@ -86,7 +86,7 @@ func (p *proof) settle(d digest.Digest) (right, wrong []Source) {
 
 // proves says whether a layer is to be proven, and is not yet.
 func (f *FS) proves(m *mounted) bool {
-	return !m.src.plain() && (f.opts.ProveOf(m.src.Ref) || f.opts.Untrusted(m.src.Ref)) && m.proof.open()
+	return !m.src.plain() && m.proving.Load() && m.proof.open()
 }
 
 // prove computes the diffID of a complete layer, and compares it with what images claim. The error is ErrRefused if none of them is
@@ -98,7 +98,7 @@ func (f *FS) prove(ctx context.Context, m *mounted) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if m.proof.known() != "" { // somebody else was faster
+	if len(m.proof.known()) > 0 { // somebody else was faster
 		if m.shown.refused.Load() {
 			return ErrRefused
 		}
@@ -112,13 +112,13 @@ func (f *FS) prove(ctx context.Context, m *mounted) error {
 	case err != nil:
 		m.shown.logger.WithError(err).Warn("the layer's diffID is computed, and has to be again after a restart")
 	}
-	right, wrong := m.proof.settle(d)
+	right, wrong := m.proof.settle(cache.Info{DiffID: d, Padded: proof.Padded}.DiffIDs())
 	for _, src := range wrong {
 		m.shown.logger.WithField("image", src.Ref).WithError(errors.Join(proof.Why, src.prove(d))).
 			Error("an image claims that a layer is another one than it is: it is not mounted for this image any more")
 	}
 	if len(wrong) > 0 {
-		if err := f.opts.Store.Refuse(cache.Refusal{Digest: m.src.Digest, TOCDigest: m.src.TOCDigest, DiffID: d}); err != nil {
+		if err := f.opts.Store.Refuse(cache.Refusal{Digest: m.src.Digest, TOCDigest: m.src.TOCDigest, DiffID: d, Padded: proof.Padded}); err != nil {
 			m.shown.logger.WithError(err).Warn("once the layer is gone, and comes again, it is mounted until it is found out again")
 		}
 	}
@@ -128,6 +128,7 @@ func (f *FS) prove(ctx context.Context, m *mounted) error {
 		return nil
 	}
 	m.shown.refused.Store(true)
+	f.server.forget(m.shown)
 	return ErrRefused
 }
 
@@ -140,13 +141,18 @@ func (f *FS) Contradicted(src Source) error {
 	return src.proven(m.proof.known())
 }
 
-// proven checks src against the diffID of a layer that has come by its TOC, if that is known: "" is not. The error wraps ErrRefused.
-func (src Source) proven(diffID digest.Digest) error {
-	if diffID == "" || !src.provable() {
+// proven checks src against the diffIDs of a layer that has come by its TOC, if they are known. The error wraps ErrRefused.
+func (src Source) proven(diffIDs []digest.Digest) error {
+	if len(diffIDs) == 0 || !src.provable() {
 		return nil
 	}
-	if err := src.prove(diffID); err != nil {
+	if err := src.prove(src.oneOf(diffIDs)); err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return nil
+}
+
+// oneOf returns the diffID among several of a layer that src means, the first one if it means none of them.
+func (src Source) oneOf(diffIDs []digest.Digest) digest.Digest {
+	return diffIDs[max(0, slices.IndexFunc(diffIDs, func(d digest.Digest) bool { return src.prove(d) == nil }))]
 }

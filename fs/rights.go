@@ -24,7 +24,8 @@ import (
 //   - the registry cannot be asked, and it has let the node read the blob before, since when it has not refused.
 //
 // A snapshot that there is keeps what it shows (Source.Held): who could make it had the right then. That is what a restart goes by, without the
-// network. What a registry refuses (401, 403, 404 from every host that it has) is forgotten at once, but for snapshots that there are.
+// network. What a registry refuses (401, 403, 404 from every host that it has) is refused from then on, but for snapshots that there are, until bytes
+// of the blob come from there again. A restart forgets that: a snapshot's repository is one that has let the layer be read then.
 //
 // The repository counts, not the image: a registry's rights are the repository's.
 
@@ -45,57 +46,65 @@ type rights struct {
 	asking singleflight.Group // by repository and layer
 
 	mu     sync.Mutex
-	layers map[digest.Digest]map[string]time.Time // by repository: when it was, the zero time for long ago
+	layers map[digest.Digest]map[string]right // by repository
+}
+
+// right is what is known of one repository.
+type right struct {
+	at      time.Time // when the layer was read from there, or refused; the zero time for long ago
+	refused bool      // it was refused since
 }
 
 // grant takes note that a layer was read from a repository just now.
-func (r *rights) grant(d digest.Digest, repository string) { r.set(d, repository, time.Now()) }
+func (r *rights) grant(d digest.Digest, repository string) {
+	r.set(d, repository, right{at: time.Now()})
+}
 
-// hold takes note that it was some time.
-func (r *rights) hold(d digest.Digest, repository string) { r.set(d, repository, time.Time{}) }
+// hold takes note that it was some time. What was refused since is so still.
+func (r *rights) hold(d digest.Digest, repository string) { r.set(d, repository, right{}) }
 
-func (r *rights) set(d digest.Digest, repository string, at time.Time) {
+// revoke takes note that it was refused just now.
+func (r *rights) revoke(d digest.Digest, repository string) {
+	r.set(d, repository, right{time.Now(), true})
+}
+
+// set takes note of what is not older than what is known.
+func (r *rights) set(d digest.Digest, repository string, now right) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.layers == nil {
-		r.layers = make(map[digest.Digest]map[string]time.Time)
+		r.layers = make(map[digest.Digest]map[string]right)
 	}
 	holders := r.layers[d]
 	if holders == nil {
-		holders = make(map[string]time.Time)
+		holders = make(map[string]right)
 		r.layers[d] = holders
 	}
-	if old, ok := holders[repository]; ok && !old.Before(at) {
+	if old, ok := holders[repository]; ok && now.at.Before(old.at) {
 		return
 	} else if !ok && len(holders) >= maxHolders {
 		delete(holders, oldest(holders))
 	}
-	holders[repository] = at
+	holders[repository] = now
 }
 
-func oldest(holders map[string]time.Time) (name string) {
+func oldest(holders map[string]right) (name string) {
 	var first time.Time
-	for repository, at := range holders {
-		if name == "" || at.Before(first) {
-			name, first = repository, at
+	for repository, known := range holders {
+		if name == "" || known.at.Before(first) {
+			name, first = repository, known.at
 		}
 	}
 	return name
 }
 
-// find says whether a layer was ever read from a repository, and whether that was not long ago.
+// find says whether a layer was ever read from a repository, and not refused since, and whether that was not long ago.
 func (r *rights) find(d digest.Digest, repository string) (known, fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	at, known := r.layers[d][repository]
-	return known, known && time.Since(at) < rightTime
-}
-
-// revoke forgets a right.
-func (r *rights) revoke(d digest.Digest, repository string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.layers[d], repository)
+	was, known := r.layers[d][repository]
+	known = known && !was.refused
+	return known, known && time.Since(was.at) < rightTime
 }
 
 // forget forgets a layer.

@@ -104,7 +104,7 @@ func TestRightsLast(t *testing.T) {
 	age := func(by time.Duration) {
 		n.rights.mu.Lock()
 		defer n.rights.mu.Unlock()
-		n.rights.layers[l.digest][repository] = time.Now().Add(-by)
+		n.rights.layers[l.digest][repository] = right{at: time.Now().Add(-by)}
 	}
 	first.fail.Store(500)
 	age(rightTime - time.Minute)
@@ -138,6 +138,12 @@ func TestRightsLast(t *testing.T) {
 		t.Errorf("a new image: %v", err)
 	}
 	n.mountLayer(t, held)
+	second.fail.Store(500)
+	if err := n.Mount(t.Context(), second.told(l)); !errors.Is(err, ErrNoRight) {
+		t.Errorf("a new image, after it was refused, by what its snapshot shows: %v", err)
+	}
+	second.fail.Store(0)
+	n.mountLayer(t, second.told(l))
 }
 
 // TestRightsBounded has many repositories want one layer: those that wanted it first are forgotten.
@@ -145,7 +151,7 @@ func TestRightsBounded(t *testing.T) {
 	var r rights
 	d := digest.FromString("layer")
 	for i := range 3 * maxHolders {
-		r.set(d, fmt.Sprint(i), time.Unix(int64(i+1), 0))
+		r.set(d, fmt.Sprint(i), right{at: time.Unix(int64(i+1), 0)})
 	}
 	if n := len(r.layers[d]); n != maxHolders {
 		t.Errorf("%d are remembered", n)
@@ -154,7 +160,7 @@ func TestRightsBounded(t *testing.T) {
 		t.Error("the last one is forgotten")
 	}
 	r.hold(d, fmt.Sprint(3*maxHolders-1))
-	if r.layers[d][fmt.Sprint(3*maxHolders-1)].IsZero() {
+	if r.layers[d][fmt.Sprint(3*maxHolders-1)].at.IsZero() {
 		t.Error("an old right takes the place of a younger one")
 	}
 	r.forget(d)

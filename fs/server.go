@@ -176,6 +176,20 @@ func (s *server) hide(id uint32) {
 	s.relist()
 }
 
+// forget has the kernel forget what it has of a layer's contents, which nobody is to read any more: then who reads them asks here. What EROFS has read
+// through a blob stays in the page cache of its own mount.
+func (s *server) forget(l *shown) {
+	if !s.trees {
+		s.full.conn.InodeNotify(blobNode(l.id), 0, 0) // fails where it has none, as below
+		return
+	}
+	l.image.Files(func(nid uint64) {
+		for _, c := range s.connections() {
+			c.conn.InodeNotify(treeNode(l.id, nid), 0, 0)
+		}
+	})
+}
+
 // relist has the kernel forget the list of the root directory, which for trees it keeps.
 func (s *server) relist() {
 	if s.trees {

@@ -64,7 +64,7 @@ func (f *FS) reveal(ctx context.Context, m *mounted) error {
 // distrusts says whether a layer has to be proven for src before src may have it: who is not trusted, and who does not know the TOC that it
 // has come by.
 func (f *FS) distrusts(src Source, m *mounted) bool {
-	return !m.src.plain() && (src.plain() || f.opts.Untrusted(src.Ref)) && m.proof.known() == ""
+	return !m.src.plain() && (src.plain() || f.opts.Untrusted(src.Ref)) && len(m.proof.known()) == 0
 }
 
 // ProofFirst says whether a layer that is mounted is yet to be proven for src: Mount does that.

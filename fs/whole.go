@@ -66,11 +66,11 @@ func (src Source) prove(diffID digest.Digest) error {
 func (src Source) has(info cache.Info) (Source, error) {
 	if info.TOCDigest != "" {
 		if src.plain() {
-			if err := src.awaits(info.DiffID); err != nil {
+			if err := src.awaits(info.DiffIDs()); err != nil {
 				return src, err
 			}
 		}
-		if err := src.proven(info.DiffID); err != nil {
+		if err := src.proven(info.DiffIDs()); err != nil {
 			return src, err
 		}
 		return src.with(info.TOCDigest, info.BlobSize)

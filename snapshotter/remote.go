@@ -8,7 +8,6 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/fs"
@@ -23,6 +22,9 @@ const parentChainLabel = "containerd.io/snapshot/parent-chain-id"
 // would stand for the whole chain.
 var errRebase = errors.New("offered without its parent (capability rebase), which remote snapshots do not support")
 
+// errGone says that a snapshot of another caller was there for a moment.
+var errGone = errors.New("the layer's snapshot was removed just now")
+
 // prepareRemote makes the committed snapshot that containerd calls target from
 // the layer that the labels name. No error means that it exists.
 func (s *Snapshotter) prepareRemote(ctx context.Context, target, parent string, labels map[string]string) error {
@@ -36,7 +38,16 @@ func (s *Snapshotter) prepareRemote(ctx context.Context, target, parent string, 
 	if err != nil {
 		return err
 	}
-	return s.mountAndCommit(ctx, target, parent, labels, src)
+	committed, err := s.mountAndCommit(ctx, target, parent, labels, src)
+	if committed || err != nil {
+		return err
+	}
+	// Another caller was faster, perhaps with another blob for the same target.
+	found, err := s.adopt(ctx, target, parent, offer{labels: labels, src: src})
+	if err == nil && !found {
+		err = errGone
+	}
+	return err
 }
 
 // offered is the layer that the labels name, and what its diffID has to make of parent, if both names are chain IDs.
@@ -75,25 +86,26 @@ type offer struct {
 	err    error // why they name no layer
 }
 
-// mountAndCommit mounts a layer and commits it. It holds the layer meanwhile,
-// or Cleanup could take it for one that no snapshot needs.
-func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string, labels map[string]string, src fs.Source) error {
+// mountAndCommit mounts a layer and commits it; it reports false if target was
+// there already. It holds the layer meanwhile, or Cleanup could take it for one
+// that no snapshot needs.
+func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string, labels map[string]string, src fs.Source) (committed bool, err error) {
 	drop, err := s.claims.hold(ctx, src.Digest)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := s.fs.Mount(ctx, src); err != nil {
 		drop()
 		if errors.Is(err, fs.ErrRefused) || errors.Is(err, fs.ErrProofFirst) && ctx.Err() == nil {
-			return errors.Join(err, s.release(context.WithoutCancel(ctx), src.Digest)) // all of it may have come
+			return false, errors.Join(err, s.release(context.WithoutCancel(ctx), src.Digest)) // all of it may have come
 		}
-		return err
+		return false, err
 	}
 	if src, err = s.fs.Learned(src); err != nil {
 		drop()
-		return err
+		return false, err
 	}
-	committed, err := false, s.checkAgain(ctx, parent, src.Digest)
+	err = s.checkAgain(ctx, parent, src.Digest)
 	if err == nil {
 		err = s.checkImplied(ctx, target, parent, src.Digest)
 	}
@@ -104,12 +116,11 @@ func (s *Snapshotter) mountAndCommit(ctx context.Context, target, parent string,
 	}
 	drop()
 	if committed {
-		return nil
+		return true, nil
 	}
-	// Another caller was faster, perhaps with another blob for the same
-	// target, or the layer does not fit, or the database is broken: then no
-	// snapshot may need the layer.
-	return errors.Join(err, s.release(context.WithoutCancel(ctx), src.Digest))
+	// Another caller was faster, or the layer does not fit, or the database is
+	// broken: then no snapshot may need the layer.
+	return false, errors.Join(err, s.release(context.WithoutCancel(ctx), src.Digest))
 }
 
 // adopt reports whether target stands on parent already: from another
@@ -131,29 +142,37 @@ func (s *Snapshotter) adopt(ctx context.Context, target, parent string, o offer)
 		return found, err
 	}
 	snap.chain, snap.below = o.src.Chain, o.src.Below
-	err = s.ensureLayer(ctx, snap.source())
-	if errors.Is(err, fs.ErrRefused) {
-		return false, fmt.Errorf("snapshot %q, of image %s: %w", snap.info.Name, snap.info.Labels[referenceLabel], err)
-	}
-	if o.err == nil && o.src.Digest == snap.source().Digest {
-		// One more repository to fetch from, or the only one that is left.
-		mounted := s.mount(ctx, o.src)
-		if errors.Is(mounted, fs.ErrNoRight) { // the snapshot is for those who could make it
-			return false, mounted
-		}
-		if err != nil && mounted == nil {
-			mounted = s.relabel(ctx, snap.info, o)
-		}
-		if errors.Is(mounted, fs.ErrRefused) || errors.Is(mounted, fs.ErrProofFirst) {
-			return false, fmt.Errorf("snapshot %q: %w", snap.info.Name, mounted)
-		}
-		err = mounted
+	lost := s.ensureLayer(ctx, snap.source())
+	if !errors.Is(lost, fs.ErrRefused) {
+		err = s.share(ctx, snap, o, lost != nil)
+	} else {
+		err = lost
 	}
 	if err != nil {
-		log.G(ctx).WithError(err).WithField("image", snap.info.Labels[referenceLabel]).
-			WithField("layer", snap.info.Labels[digestLabel]).Warn("layer of an existing snapshot is not mounted for this image")
+		return false, fmt.Errorf("snapshot %q, of image %s: %w", snap.info.Name, snap.info.Labels[referenceLabel], err)
 	}
 	return true, nil
+}
+
+// share mounts the layer of a snapshot that there is for another image, which
+// takes what Mount asks of one: that its repository has the layer, and that
+// the layer is proven if the image is not trusted. An image that offers
+// another blob for the same diffIDs has said nothing of this one, so it is
+// this one that its repository is asked for. What is offered is one more place
+// to fetch from, or, where the snapshot's own has lost the layer, the only one.
+func (s *Snapshotter) share(ctx context.Context, snap snapshot, o offer, lost bool) error {
+	if o.err != nil {
+		return fmt.Errorf("%w: %w", fs.ErrNoRight, o.err)
+	}
+	src := snap.source()
+	if src.Digest != o.src.Digest {
+		src.Ref, src.Manifest, src.Held = o.src.Ref, "", false
+		return s.mount(ctx, src)
+	}
+	if err := s.mount(ctx, o.src); err != nil || !lost {
+		return err
+	}
+	return s.relabel(ctx, snap.info, o)
 }
 
 // relabel records another source of a snapshot's layer, which is mounted.

@@ -139,6 +139,34 @@ func TestUntrustedAdopts(t *testing.T) {
 	}
 }
 
+// TestUntrustedAdoptsOtherBlob: an image that is not trusted names the diffID of a layer that is there unproven, and is another one: it is not given
+// that for the blob that it has, nor when its repository has the other one too.
+func TestUntrustedAdoptsOtherBlob(t *testing.T) {
+	s := untrustedStand(t)
+	r := newRegistry(t)
+	genuine, crafted := r.lazyLayer(t, topFiles), r.lazyLayer(t, bottomFiles)
+	crafted.diffID = genuine.diffID
+	img, good := r.image(t, "library/app", crafted), r.image(t, "guests/app", genuine)
+	sn := s.containerd()
+	if unpacked, err := img.pull(namespace(t, "one"), sn, "1"); err != nil || len(unpacked) > 0 {
+		t.Fatalf("unpacked %v, %v", unpacked, err)
+	}
+	crafts := r.content[crafted.desc.Digest.String()]
+	delete(r.content, crafted.desc.Digest.String())
+	ctx := namespace(t, "two")
+	if unpacked, err := good.pull(ctx, sn, "2"); err == nil && len(unpacked) != 1 {
+		t.Errorf("unpacked %v, want the layer", unpacked)
+	} else if err == nil {
+		if got := run(t, ctx, sn, good, "container"); !reflect.DeepEqual(got, topFiles) {
+			t.Errorf("sees %d files, want %d", len(got), len(topFiles))
+		}
+	}
+	r.content[crafted.desc.Digest.String()] = crafts
+	if _, err := s.snapshotter.Prepare(t.Context(), "3", "", snapshots.WithLabels(good.labels(0))); errdefs.IsAlreadyExists(err) {
+		t.Errorf("given unproven, or wrong: %v", err)
+	}
+}
+
 // TestUntrustedLater: an image is there, unproven, when it is listed as untrusted. It is not mounted after the restart, nor does that wait; a
 // container has it once it is proven.
 func TestUntrustedLater(t *testing.T) {

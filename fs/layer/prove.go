@@ -22,8 +22,9 @@ const NoDiffID digest.Digest = "none"
 
 // Proof is what a layer has turned out to be.
 type Proof struct {
-	DiffID digest.Digest // of its tar; NoDiffID if it has none; "" if that could not be found out
-	Why    error         // why it has none
+	DiffID digest.Digest   // of its tar; NoDiffID if it has none; "" if that could not be found out
+	Padded []digest.Digest // those that go for it as well, see cache.Info
+	Why    error           // why it has none
 }
 
 // Prove computes the diffID of a layer whose chunks are all in the store, the digest of its tar, of what readers get and of the layer's
@@ -35,7 +36,7 @@ type Proof struct {
 // checks, or the data file, or the metadata image: then all is checked, the whole blob is fetched anew for its skeleton, and compared
 // with its digest. What comes of that is what the layer is.
 //
-// All is done as background work, and one layer of the node is hashed at a time. An error with a diffID says that it could not be recorded; one
+// All is done as background work, and the layers of the node take turns at being hashed. An error with a diffID says that it could not be recorded; one
 // without, that it could not be found out, and can be tried again. It wraps cache.ErrIncomplete where chunks are missing.
 func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proof, error) {
 	if err := l.begin(); err != nil {
@@ -47,7 +48,7 @@ func (l *Layer) Prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	defer context.AfterFunc(l.life, func() { cancel(ErrClosed) })()
 	proof, err := l.prove(ctx, right)
 	if err == nil {
-		err = l.store.SetDiffID(proof.DiffID)
+		err = l.store.SetDiffID(proof.DiffID, proof.Padded...)
 	}
 	if err != nil {
 		err = l.wrap("prove", err)
@@ -64,8 +65,8 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 		if err != nil && !condemns(err) {
 			return Proof{}, err
 		}
-		if i := slices.IndexFunc(s.digests, right); err == nil && i >= 0 {
-			return Proof{DiffID: s.digests[i]}, nil
+		if err == nil && slices.ContainsFunc(s.digests, right) {
+			return s.proof(right), nil
 		}
 		if !s.guessed {
 			break
@@ -84,7 +85,7 @@ func (l *Layer) prove(ctx context.Context, right func(digest.Digest) bool) (Proo
 	case err != nil:
 		return Proof{}, err
 	}
-	return Proof{DiffID: s.digests[max(0, slices.IndexFunc(s.digests, right))]}, nil
+	return s.proof(right), nil
 }
 
 // condemns says whether an error is the blob's, or its TOC's.
@@ -112,6 +113,11 @@ type summed struct {
 	styles  []toc.Style     // in which it can be guessed otherwise
 }
 
+// proof is what is to be kept: not only the digest that is expected now, as an image may come that rightly names another.
+func (s summed) proof(right func(digest.Digest) bool) Proof {
+	return Proof{DiffID: s.digests[max(0, slices.IndexFunc(s.digests, right))], Padded: s.digests}
+}
+
 // brokenError says that a blob is not what its TOC makes of it.
 type brokenError struct{ err error }
 
@@ -133,7 +139,9 @@ type prover struct {
 	data     *dataWindow
 	rest     []int    // chunks of streams that were not gone over yet
 	turn     *entrant // at the cores; nil outside
-	hashed   int      // bytes in this turn, see spend
+	hashed   int      // bytes in this turn at the cores, see spend
+	share    int      // bytes since it has scheduler.proofs
+	loose    int64    // how many more bytes the tar may have that are in no chunk
 	patience time.Duration
 	holds    bool // scheduler.proofs
 }
@@ -155,6 +163,10 @@ func (l *Layer) sum(ctx context.Context, styles []toc.Style, anew bool) (summed,
 		}
 		defer s.Close()
 		p.skeleton = s
+	}
+	var err error
+	if p.loose, err = p.mostLoose(); err != nil {
+		return summed{}, err
 	}
 	if err := p.hold(); err != nil {
 		return summed{}, err
@@ -345,7 +357,7 @@ func (p *prover) broken(err error) error {
 		return context.Cause(p.ctx)
 	case p.blob.err != nil:
 		return p.blob.err
-	case errors.Is(err, errEnough):
+	case errors.Is(err, errEnough), condemns(err):
 		return err
 	}
 	return &brokenError{err}
@@ -360,8 +372,13 @@ func (w writer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// write hashes bytes of the tar that are not in the address space.
-func (p *prover) write(b []byte) error { return p.writeAt(b, -1) }
+// write hashes bytes of the tar that are in no chunk.
+func (p *prover) write(b []byte) error {
+	if p.loose -= int64(len(b)); p.loose < 0 {
+		return &brokenError{errLoose}
+	}
+	return p.writeAt(b, -1)
+}
 
 // writeAt hashes bytes of the tar, and passes them on with where they are in the address space.
 func (p *prover) writeAt(b []byte, at int64) error {

@@ -117,3 +117,33 @@ func TestProveStalled(t *testing.T) {
 	close(release)
 	<-done
 }
+
+// TestProveShares: who hashes much gives others their turn.
+func TestProveShares(t *testing.T) {
+	h := open(t, testLayer(), keepSkeleton)
+	large, other := h.prover(), h.prover()
+	must(0, large.hold())
+	turns := make(chan struct{})
+	go func() {
+		defer close(turns)
+		must(0, other.hold())
+		other.release()
+	}()
+	for range 1000 { // until the other waits, and then for two shares at most
+		must(0, large.spend(proofShare/8))
+		select {
+		case <-turns:
+			large.release()
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+	t.Error("the other one never has its turn")
+	large.release()
+	<-turns
+}
+
+// prover is one that hashes nothing.
+func (h *harness) prover() *prover {
+	return &prover{Layer: h.Layer, ctx: h.t.Context(), data: &dataWindow{}, patience: patience}
+}

@@ -55,6 +55,17 @@ func (im *Image) HasWhiteouts() bool {
 	return s.run() || s.err != nil || s.left <= 0
 }
 
+// Files calls f for the inode of each file that has contents, by each of its names. It walks the whole tree.
+func (im *Image) Files(f func(nid uint64)) {
+	defer im.trim()
+	im.search(func(_ *search, in located, err error) bool {
+		if err == nil && in.Mode&unix.S_IFMT == unix.S_IFREG && in.Size > 0 {
+			f(uint64(in.pos) / nidUnit)
+		}
+		return false
+	}).run()
+}
+
 // search is a walk, depth first. A damaged image may have cycles and directories that share their entries, so it enters a
 // directory once and looks at no more entries than the image can hold.
 type search struct {
