@@ -77,17 +77,49 @@ func (u *use) awaited(within time.Duration) bool { return ago(&u.pulled) < withi
 
 func ago(at *atomic.Int64) time.Duration { return time.Duration(time.Now().UnixNano() - at.Load()) }
 
-// relieve makes room whenever the store asks for it, until ctx ends.
+// relieve makes room whenever the store asks for it, until ctx ends, and when a layer becomes idle meanwhile, for nobody asks then.
 func (f *FS) relieve(ctx context.Context) {
 	for {
 		select {
 		case <-f.opts.Store.Pressed():
-			f.makeRoom(ctx, false)
+		case <-f.nextIdle(ctx):
 		case <-ctx.Done():
 			return
 		}
+		f.makeRoom(ctx, false)
 	}
 }
+
+// nextIdle returns a channel that receives when a crowded store may be relieved of a layer that no container has: with the end of the first
+// grace, and not before another round makes sense. It is nil if there is none.
+func (f *FS) nextIdle(ctx context.Context) <-chan time.Time {
+	if !f.opts.Store.Crowded() || !f.beginRelief(ctx) {
+		return nil
+	}
+	defer f.endRelief()
+	wait := time.Duration(math.MaxInt64)
+	for _, m := range f.all() {
+		if !m.ways.held() && m.appears.is() {
+			wait = min(wait, f.grace-m.used.since())
+		}
+	}
+	if wait == math.MaxInt64 {
+		return nil
+	}
+	return time.After(max(wait, reliefPause))
+}
+
+// beginRelief waits until nobody else makes room, and reports false if ctx ends before.
+func (f *FS) beginRelief(ctx context.Context) bool {
+	select {
+	case f.relief <- struct{}{}:
+		return true
+	case <-ctx.Done(): // what is taken down may itself be waiting here
+		return false
+	}
+}
+
+func (f *FS) endRelief() { <-f.relief }
 
 // MakeRoom makes what room can be made for something that cannot be used without being stored. It is for cache.Store.SetQuota.
 func (f *FS) MakeRoom() {
@@ -102,12 +134,10 @@ func (f *FS) MakeRoom() {
 // something is to be stored that cannot be read otherwise, and no more than that needs. That are chunks which can be fetched again; the rest
 // is pinned.
 func (f *FS) makeRoom(ctx context.Context, hard bool) {
-	select {
-	case f.relief <- struct{}{}:
-		defer func() { <-f.relief }()
-	case <-ctx.Done(): // what is taken down may itself be waiting here
+	if !f.beginRelief(ctx) {
 		return
 	}
+	defer f.endRelief()
 	g, drops := f.goals(hard), f.drops.Load()
 	if f.opts.Store.Used() <= g.shed {
 		g.shed = enough
