@@ -192,9 +192,9 @@ func (b *budget) makeRoom() bool {
 	return true
 }
 
-// patiently writes n bytes for who can wait: on a full disk once more, after room was made.
-func (b *budget) patiently(n int64, write func() error) error {
-	err := write()
+// patiently writes for who can wait: on a full disk once more, after room was made. write says how many bytes that are at least.
+func (b *budget) patiently(write func() (n int64, err error)) error {
+	n, err := write()
 	if !IsOutOfSpace(err) {
 		return err
 	}
@@ -202,7 +202,7 @@ func (b *budget) patiently(n int64, write func() error) error {
 	if !b.makeRoom() {
 		return err
 	}
-	if err = write(); err == nil || IsOutOfSpace(err) {
+	if n, err = write(); err == nil || IsOutOfSpace(err) {
 		b.wrote(n, err)
 	}
 	return err

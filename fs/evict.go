@@ -25,7 +25,8 @@ const (
 	// shedMargin is how many bytes more than what is waited for are shed at most.
 	shedMargin = 8 << 20
 
-	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes.
+	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes, and what there was
+	// no room for.
 	leastRelief = 64 << 20
 
 	// reliefPause is the least time between two such rounds.
@@ -191,13 +192,14 @@ func (f *FS) goals(hard bool) goals {
 	st := f.opts.Store
 	q, used, refused := st.Quota(), st.Used(), st.TakeRefused()
 	margin := (q.Limit - q.High) / 2
-	switch failed, full := st.OutOfSpace(); {
+	switch failed, size, full := st.OutOfSpace(); {
 	case full:
-		if failed.Before(f.relieved) || !hard && time.Since(f.relieved) < reliefPause || st.Free() > leastRelief { // others may eat what is given up
+		// What failed for want of room may be gone, and have left as much. Others may eat what is given up.
+		if failed.Before(f.relieved) || !hard && time.Since(f.relieved) < reliefPause || st.HasRoom(max(2*size, leastRelief)) {
 			return goals{enough, enough}
 		}
 		f.relieved = time.Now()
-		goal := max(0, used-max(used/10, leastRelief))
+		goal := max(0, used-max(used/10, size, leastRelief))
 		return goals{goal, goal}
 	case st.Trouble() != nil || q.Limit == 0:
 		return goals{enough, enough}

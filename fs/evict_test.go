@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 	"github.com/sluice-snapshotter/sluice/fs/layer"
@@ -373,6 +374,41 @@ func TestPinnedIsQuiet(t *testing.T) {
 	n.Drop(t.Name())
 	if n.nextIdle(t.Context()) == nil {
 		t.Error("it is not waited for a layer that no container has")
+	}
+}
+
+// TestLargeOnFullDisk: a layer whose files take more than a disk has free has room made, though what is half-made of it is gone by then.
+func TestLargeOnFullDisk(t *testing.T) {
+	disk := t.TempDir()
+	if err := unix.Mount("none", disk, "tmpfs", 0, "size=100m"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	l := bulky(t, 1, 15<<20)
+	n := openNode(t, disk, Options{Mode: FUSE, Background: true})
+	defer n.close(t)
+	n.grace = 0
+	n.store.SetQuota(cache.Quota{}, n.MakeRoom)
+	if err := n.Mount(t.Context(), newRegistry(t, l).source(l)); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the layer is complete", func() bool { return n.status(t, l).State == Complete })
+	large, err := n.store.Create(digest.FromString("large"), cache.Info{}, func(meta *os.File, _ func(cache.Chunk) error) error {
+		_, err := meta.Write(make([]byte, 90<<20))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := large.Close(); err != nil {
+		t.Error(err)
+	}
+	if n.Mounted(l.digest) {
+		t.Error("the layer that no container has stays")
 	}
 }
 
