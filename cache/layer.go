@@ -43,6 +43,8 @@ type Layer struct {
 	store  *Store
 	refs   int // guarded by store.mu
 
+	cleared bool // something that a crash had left was removed when it was opened
+
 	table    table
 	index    lazyIndex // see Sources
 	origins  origins   // see Sources
@@ -126,6 +128,7 @@ func openFiles(dir string, now session) (_ *Layer, err error) {
 			return nil, err
 		}
 	}
+	l.cleared = clearLeft(dir, rec)
 	if err := l.believe(rec, now, changed.Data); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,9 @@ func (s *Store) get(d digest.Digest) (*Layer, error) {
 		return nil, fmt.Errorf("get layer %s: %w", d, err)
 	}
 	l.digest, l.store, l.refs, l.charge = d, s, 1, s.chargeOf(d)
+	if l.cleared { // it was counted when the store was opened
+		l.recount()
+	}
 	if l.doubtful {
 		s.doubtful.Store(true)
 	}
