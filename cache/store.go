@@ -89,9 +89,9 @@ func (s *Store) create(d digest.Digest, info Info, build func(meta *os.File, add
 func (s *Store) enter(d digest.Digest, tmp string, c *charge) (l *Layer, isNew bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l, err := s.get(d); err == nil {
+	if l, err := s.get(d); !errors.Is(err, fs.ErrNotExist) { // another error may pass, and the layer may be a good one
 		c.set(0)
-		return l, false, nil
+		return l, false, err
 	}
 	if err := s.publish(tmp, s.layerDir(d)); err != nil {
 		c.set(0)
