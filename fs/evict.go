@@ -229,7 +229,7 @@ func (f *FS) byUse() []*mounted {
 // room itself, perhaps.
 func (f *FS) evict(ctx context.Context, m *mounted) (freed int64) {
 	idle := func() bool { return m.used.since() >= f.grace && m.appears.is() && !m.mending.Load() }
-	bytes, err := f.removeIdle(ctx, m, idle)
+	bytes, err := f.removeIdle(m, idle)
 	switch {
 	case errors.Is(err, ErrInUse), errors.Is(err, errNotMounted):
 	case ctx.Err() != nil || errors.Is(err, errClosed):
@@ -244,19 +244,16 @@ func (f *FS) evict(ctx context.Context, m *mounted) (freed int64) {
 }
 
 // removeIdle takes a layer down that nobody has, if idle says so too, and removes it from the store. It returns what it took on disk.
-func (f *FS) removeIdle(ctx context.Context, m *mounted, idle func() bool) (bytes int64, err error) {
+func (f *FS) removeIdle(m *mounted, idle func() bool) (bytes int64, err error) {
 	if m.ways.held() || !idle() {
 		return 0, ErrInUse
 	}
-	s, err := f.take(ctx, m.src.Digest)
+	s, err := f.claim(m)
 	if err != nil {
 		return 0, err
 	}
-	if s == nil {
-		return 0, errNotMounted // somebody else was faster
-	}
 	defer f.leaving.Done()
-	if s.mounted != m || !idle() {
+	if !idle() {
 		f.keep(s)
 		return 0, ErrInUse
 	}

@@ -412,6 +412,46 @@ func TestLargeOnFullDisk(t *testing.T) {
 	}
 }
 
+// TestEvictComingBack: who makes room does not wait for a layer that is being mounted anew meanwhile, which may itself be waiting for room.
+func TestEvictComingBack(t *testing.T) {
+	l := bulky(t, 1, 100_000)
+	r := newRegistry(t, l)
+	n := newNode(t, Options{Mode: FUSE})
+	if err := n.Mount(t.Context(), r.source(l)); err != nil {
+		t.Fatal(err)
+	}
+	m := n.settled(t, l)
+	if err := n.Unmount(t.Context(), l.digest); err != nil {
+		t.Fatal(err)
+	}
+	r.stall()
+	var g sync.WaitGroup
+	g.Go(func() {
+		if err := n.Mount(t.Context(), r.source(l)); err != nil {
+			t.Error(err)
+		}
+	})
+	<-r.waiting
+	done := make(chan error, 1)
+	go func() {
+		_, err := n.removeIdle(m, func() bool { return true })
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, ErrInUse) {
+			t.Errorf("removed: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it is waited for")
+	}
+	r.release()
+	g.Wait()
+	if !n.Mounted(l.digest) {
+		t.Error("the layer is not mounted")
+	}
+}
+
 // TestPruneGrace: what a pull has brought, mounted or ahead of its turn, is not pruned before its container comes; what a container has had is.
 func TestPruneGrace(t *testing.T) {
 	l, ahead := bulky(t, 1, 100_000), bulky(t, 2, 100_000)
