@@ -58,6 +58,8 @@ type record struct {
 	Sums sums `json:"sums,omitempty"`
 	// Sealed says that all chunks are present, and were on disk when this was written.
 	Sealed bool `json:"sealed,omitempty"`
+	// Native is the boot in which the layer was sealed, if that was taken back: containers of that boot may have native mounts of it.
+	Native string `json:"native,omitempty"`
 	// Changed is when the files were changed for the last time, as far as they are believed because of that: see touched.go.
 	Changed ctimes `json:"changed"`
 	Info

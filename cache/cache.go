@@ -124,7 +124,7 @@ func open(root, boot string) (_ *Store, err error) {
 		hashing: make(chan struct{}, 1), open: make(map[digest.Digest]*Layer),
 		budget: newBudget(), charges: make(map[digest.Digest]*charge),
 	}
-	s.budget.trouble.room = s.Free
+	s.budget.trouble.room = s.free
 	if err := os.MkdirAll(s.dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open layer store: %w", err)
 	}

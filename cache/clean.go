@@ -72,7 +72,8 @@ func (s *Store) unsealIfEarlier(dir string) error {
 	if boot, err := presenceBoot(filepath.Join(dir, presentName)); err == nil && boot == s.boot {
 		return nil
 	}
-	return setSealed(dir, false)
+	rec.Sealed = false
+	return rec.writeSynced(dir)
 }
 
 // presenceBoot returns the boot that a presence record is of.

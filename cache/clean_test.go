@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 )
 
 const bootC = "cccccccc-0000-4000-8000-000000000000"
@@ -150,4 +152,57 @@ func TestDiscardInPlace(t *testing.T) {
 		t.Errorf("the layer is still there: %v", err)
 	}
 	closeAll(t, l, store)
+}
+
+// TestLeftInLayer: what a crash has left in a layer's folder goes when the layer is opened, and is not counted any more.
+func TestLeftInLayer(t *testing.T) {
+	for name, test := range map[string]struct {
+		left  []string
+		leave func(l *Layer) error
+	}{
+		"behind the proof": {[]string{tocName, skeletonName}, func(l *Layer) error {
+			rec, err := readRecord(l.dir)
+			rec.DiffID = digest.FromString("tar")
+			return errors.Join(err, rec.write(l.dir))
+		}},
+		"about to replace": {[]string{tocName + newSuffix, recordName + newSuffix, metaName + newSuffix}, func(l *Layer) error {
+			var errs []error
+			for _, name := range []string{tocName, recordName, metaName} {
+				errs = append(errs, os.WriteFile(filepath.Join(l.dir, name+newSuffix), spread(100_000), 0o600))
+			}
+			return errors.Join(errs...)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			store := openStore(t, root, bootA)
+			s := newSample("layer", 100, 200)
+			l := s.create(t, store)
+			s.put(t, l, 0)
+			if err := errors.Join(l.KeepTOC(spread(200_000)), l.KeepPieces(AppendPiece(nil, 0, spread(100_000)))); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.leave(l); err != nil {
+				t.Fatal(err)
+			}
+			dir := l.dir
+			closeAll(t, l, store)
+			store = openStore(t, root, bootA)
+			before := store.Used()
+			l, err := store.Get(s.digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range test.left {
+				if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s is there: %v", name, err)
+				}
+			}
+			if n, err := l.Usage(); err != nil || n != store.Used() || before-n < 300_000 {
+				t.Errorf("%d bytes are counted, %d before; the layer has %d, %v", store.Used(), before, n, err)
+			}
+			s.check(t, l, 0)
+			closeAll(t, l, store)
+		})
+	}
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestDamageIsAMiss(t *testing.T) {
@@ -157,4 +159,41 @@ func FuzzOpen(f *testing.F) {
 			l.Find(int64(i))
 		}
 	})
+}
+
+// TestNotDamage: a layer that cannot be opened for another reason than damage is not replaced.
+func TestNotDamage(t *testing.T) {
+	store := openStore(t, t.TempDir(), bootA)
+	s := newSample("layer", 4096, 4096)
+	l := s.create(t, store)
+	s.put(t, l, 0, 1)
+	closeAll(t, l)
+	tmp := filepath.Join(store.tempDir(), "layer-new")
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := buildLayer(tmp, record{Version: formatVersion, Boot: bootA, Info: s.info()}, s.build); err != nil {
+		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Skip(err)
+	}
+	_, _, err := store.enter(s.digest, tmp, &charge{budget: store.budget})
+	if restored := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); restored != nil {
+		t.Fatal(restored)
+	}
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("without a file descriptor to be had: %v", err)
+	}
+	if l, err = store.Get(s.digest); err != nil {
+		t.Fatal(err)
+	}
+	s.check(t, l, 0, 1)
+	closeAll(t, l, store)
 }

@@ -54,9 +54,9 @@ func (s *Store) Fill(d digest.Digest, build func(*Filling) (Info, error)) (*Laye
 
 func (s *Store) fill(d digest.Digest, build func(*Filling) (Info, error)) (*Layer, error) {
 	var tmp string
-	err := s.budget.patiently(leastLayer, func() (err error) {
+	err := s.budget.patiently(func() (_ int64, err error) {
 		tmp, err = os.MkdirTemp(s.tempDir(), "layer-")
-		return err
+		return leastLayer, err
 	})
 	if err != nil {
 		return nil, err
@@ -96,11 +96,11 @@ func (s *Store) fillDir(dir string, c *charge, build func(*Filling) (Info, error
 	if err := f.flush(); err != nil {
 		return err
 	}
-	err = s.budget.patiently(leastLayer, func() error {
+	err = s.budget.patiently(func() (int64, error) {
 		if rec.ID, err = s.nextID(); err != nil {
-			return err
+			return leastLayer, err
 		}
-		return f.finish(dir, rec)
+		return leastLayer, f.finish(dir, rec)
 	})
 	if err != nil {
 		return err
@@ -115,10 +115,10 @@ type patientFile struct {
 }
 
 func (f patientFile) Write(p []byte) (n int, err error) {
-	err = f.budget.patiently(int64(len(p)), func() error {
+	err = f.budget.patiently(func() (int64, error) {
 		m, err := f.f.Write(p[n:])
 		n += m
-		return err
+		return int64(len(p)), err
 	})
 	return n, err
 }
@@ -210,9 +210,9 @@ func (f *Filling) writeRun(p []byte, from, to int) error {
 	if err := f.charge.addHard(int64(to - from)); err != nil {
 		return err
 	}
-	err := f.charge.budget.patiently(int64(to-from), func() error {
+	err := f.charge.budget.patiently(func() (int64, error) {
 		_, err := f.data.WriteAt(p[from:to], f.start+int64(from))
-		return err
+		return int64(to - from), err
 	})
 	if !IsOutOfSpace(err) {
 		f.charge.budget.wrote(int64(to-from), err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // A layer that is made on a full disk waits until room was made; if there is none, it fails, and leaves nothing.
@@ -47,7 +48,7 @@ func TestMakeOnFullDisk(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, full := store.OutOfSpace(); rounds != 1 || !full {
+				if _, _, full := store.OutOfSpace(); rounds != 1 || !full {
 					t.Errorf("room was made %d times; the disk is said to be full: %t", rounds, full)
 				}
 				used := store.Used()
@@ -66,6 +67,27 @@ func TestMakeOnFullDisk(t *testing.T) {
 				closeAll(t, l, store)
 			})
 		}
+	}
+}
+
+// What was half-made tells how much there was no room for, and a file system's own quota that nobody knows what it has.
+func TestOutOfSpace(t *testing.T) {
+	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
+		store := openStore(t, t.TempDir(), bootA)
+		if !store.HasRoom(1) {
+			t.Skip("the disk is full")
+		}
+		_, err := store.Create(digest.FromString("layer"), Info{}, func(meta *os.File, _ func(Chunk) error) error {
+			_, err := meta.Write(spread(8 << 20))
+			return errors.Join(err, full)
+		})
+		if _, size, ok := store.OutOfSpace(); !errors.Is(err, full) || !ok || size < 8<<20 {
+			t.Errorf("%v: %d bytes are said not to have had room: %t", err, size, ok)
+		}
+		if got, want := store.HasRoom(1), errors.Is(full, unix.ENOSPC); got != want {
+			t.Errorf("%v: the disk has room: %t", full, got)
+		}
+		closeAll(t, store)
 	}
 }
 

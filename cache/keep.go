@@ -43,7 +43,8 @@ func (l *Layer) keepFiles() error {
 
 // distrust has the layer's files verified when it is opened for the next time, in whatever boot.
 func (l *Layer) distrust(rec record) error {
-	rec.Boot, rec.Sealed = "", false
+	rec = l.unsealed(rec)
+	rec.Boot = ""
 	err := rec.writeSynced(l.dir)
 	if err != nil {
 		err = errors.Join(err, os.Remove(filepath.Join(l.dir, recordName)))

@@ -43,6 +43,8 @@ type Layer struct {
 	store  *Store
 	refs   int // guarded by store.mu
 
+	cleared bool // something that a crash had left was removed when it was opened
+
 	table    table
 	index    lazyIndex // see Sources
 	origins  origins   // see Sources
@@ -68,8 +70,10 @@ type Layer struct {
 	wholeMu sync.Mutex
 	whole   chan struct{} // see Whole
 
+	boot      string // the kernel's boot ID
 	sealing   sync.Mutex
 	sealed    atomic.Bool // see Seal
+	native    atomic.Bool // it was sealed in this boot: a native mount may have it, whatever becomes of the seal
 	inherited bool        // some chunks were stored by an earlier process, and are not known to be on disk
 	doubtful  bool        // layer.json says sealed, wrongly, and that could not be changed when it was opened
 }
@@ -94,7 +98,7 @@ func openFiles(dir string, now session) (_ *Layer, err error) {
 			return nil, err
 		}
 	}
-	l := &Layer{dir: dir, info: rec.Info, size: rec.ChunkBytes, sums: rec.Sums, whole: make(chan struct{})}
+	l := &Layer{dir: dir, info: rec.Info, size: rec.ChunkBytes, sums: rec.Sums, boot: now.boot, whole: make(chan struct{})}
 	if rec.DiffID != "" {
 		l.proven.Store(&rec.Info)
 	}
@@ -124,6 +128,7 @@ func openFiles(dir string, now session) (_ *Layer, err error) {
 			return nil, err
 		}
 	}
+	l.cleared = clearLeft(dir, rec)
 	if err := l.believe(rec, now, changed.Data); err != nil {
 		return nil, err
 	}

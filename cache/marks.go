@@ -78,6 +78,7 @@ func (l *Layer) believe(rec record, now session, ctime int64) error {
 	copy(l.presence.boot(), now.boot)
 	l.countPresent()
 	l.sealed.Store(sealed && l.Complete())
+	l.native.Store(l.sealed.Load() || rec.Native == now.boot || rec.Sealed && known)
 	l.inherited = known && !l.sealed.Load() && l.presentChunks.Load()+int64(countSet(l.presence.claimed, l.table.count)) > 0
 	l.doubtful = rec.Sealed && !l.sealed.Load() && l.unseal() != nil
 	return nil
@@ -88,7 +89,7 @@ func (l *Layer) believe(rec record, now session, ctime int64) error {
 func (l *Layer) unseal() error {
 	rec, err := readRecord(l.dir)
 	if err == nil && rec.Sealed {
-		err = setSealed(l.dir, false)
+		err = l.unsealed(rec).writeSynced(l.dir)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // it is absent, or was removed
 		return nil
@@ -97,6 +98,15 @@ func (l *Layer) unseal() error {
 		clear(l.presence.boot())
 	}
 	return err
+}
+
+// unsealed is rec without the seal. That there may be a native mount stays known to later processes of this boot: containers outlive them.
+func (l *Layer) unsealed(rec record) record {
+	rec.Sealed = false
+	if l.native.Load() {
+		rec.Native = l.boot
+	}
+	return rec
 }
 
 // countPresent looks at the chunk table only if some chunks are present and some are not.

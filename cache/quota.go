@@ -61,6 +61,12 @@ func (s *Store) Used() int64 { return s.budget.used.Load() }
 // Pressed receives when there may be something to make room for: the store has come to its high watermark, or the disk is full.
 func (s *Store) Pressed() <-chan struct{} { return s.budget.pressed }
 
+// Press has room made if the store has come to its high watermark, for whoever has let go of something.
+func (s *Store) Press() { s.budget.press() }
+
+// Crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
+func (s *Store) Crowded() bool { return s.budget.crowded() }
+
 // TakeRefused returns how many bytes were last not stored for the quota, since it was called last; 0 if that did not happen.
 func (s *Store) TakeRefused() int64 { return s.budget.refused.Swap(0) }
 
@@ -91,7 +97,7 @@ func (s *Store) AwaitRoom(ctx context.Context) error {
 	}
 }
 
-// crowded says whether the store has come to its high watermark: nothing is to be stored that nobody waits for.
+// crowded is Crowded.
 func (b *budget) crowded() bool {
 	q := b.quota.Load()
 	return q.High > 0 && b.used.Load() >= q.High
@@ -186,9 +192,9 @@ func (b *budget) makeRoom() bool {
 	return true
 }
 
-// patiently writes n bytes for who can wait: on a full disk once more, after room was made.
-func (b *budget) patiently(n int64, write func() error) error {
-	err := write()
+// patiently writes for who can wait: on a full disk once more, after room was made. write says how many bytes that are at least.
+func (b *budget) patiently(write func() (n int64, err error)) error {
+	n, err := write()
 	if !IsOutOfSpace(err) {
 		return err
 	}
@@ -196,7 +202,7 @@ func (b *budget) patiently(n int64, write func() error) error {
 	if !b.makeRoom() {
 		return err
 	}
-	if err = write(); err == nil || IsOutOfSpace(err) {
+	if n, err = write(); err == nil || IsOutOfSpace(err) {
 		b.wrote(n, err)
 	}
 	return err

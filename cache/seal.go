@@ -48,6 +48,8 @@ func (l *Layer) Seal(ctx context.Context) error {
 	err := l.seal(ctx)
 	if err == nil {
 		l.sealed.Store(true)
+		l.native.Store(true)
+		l.shed.Store(false) // nothing will be any more: what the disk loses is worth being fetched again
 		return nil
 	}
 	if undone := l.unseal(); undone != nil { // an attempt may have come as far as to record it
@@ -80,7 +82,7 @@ func (l *Layer) seal(ctx context.Context) error {
 	if err := l.keepFiles(); err != nil {
 		return err
 	}
-	if err := setSealed(l.dir, true); err != nil {
+	if err := setSealed(l.dir); err != nil {
 		return err
 	}
 	l.recount()
@@ -138,7 +140,7 @@ func (l *Layer) Recheck(ctx context.Context) error {
 		return ErrIncomplete
 	}
 	err := l.verifyAll(ctx)
-	if err != nil && l.sealed.Load() && !l.Complete() { // what is stored from now on nobody has synced
+	if err != nil && l.sealed.Load() && !l.Complete() { // what is stored from now on nobody has synced; native mounts stay
 		l.sealed.Store(false)
 		if undone := l.unseal(); undone != nil {
 			l.store.doubtful.Store(true)
@@ -172,17 +174,15 @@ func (l *Layer) dropPages() error {
 	return nil
 }
 
-// setSealed changes what layer.json says, durably.
-func setSealed(dir string, sealed bool) error {
+// setSealed has layer.json say so, durably.
+func setSealed(dir string) error {
 	rec, err := readRecord(dir)
 	if err != nil {
 		return err
 	}
-	rec.Sealed = sealed
-	if sealed {
-		if rec.Changed, err = readCtimes(dir); err != nil {
-			return err
-		}
+	rec.Sealed = true
+	if rec.Changed, err = readCtimes(dir); err != nil {
+		return err
 	}
 	return rec.writeSynced(dir)
 }

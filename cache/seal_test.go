@@ -213,3 +213,70 @@ func TestWholeAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// What was sealed may be mounted natively for as long as the kernel runs: of it nothing is taken, though a disk that loses some has the seal
+// taken back, and another process has the store. What is lost can be fetched again.
+func TestShedAfterSeal(t *testing.T) {
+	for _, how := range []string{"another process", "changed meanwhile", "another boot"} {
+		t.Run(how, func(t *testing.T) {
+			root := t.TempDir()
+			s := newSample("native", 8192, 8192, 8192)
+			store := openStore(t, root, bootA)
+			l := s.create(t, store)
+			s.put(t, l, 0, 1, 2)
+			if _, err := l.Shed(8192); err != nil {
+				t.Fatal(err)
+			}
+			s.put(t, l, 0, 1, 2)
+			if err := l.Seal(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			keeps := func(chunks int) {
+				t.Helper()
+				if n, err := l.Shed(none); n != 0 || err != nil {
+					t.Errorf("%d bytes were taken, %v", n, err)
+				}
+				if fixed := l.Fixed(); fixed < int64(chunks)*8192 {
+					t.Errorf("%d bytes are fixed", fixed)
+				}
+			}
+			if how != "changed meanwhile" {
+				damage(t, l.DataPath(), s.chunks[1].DataOffset)
+				if err := l.Recheck(t.Context()); !errors.Is(err, ErrIncomplete) || l.Sealed() {
+					t.Fatalf("damage is not found: %v", err)
+				}
+				s.checkMarked(t, l, 2)
+				keeps(2)
+				if l.HasShed() {
+					t.Error("what the disk has lost is not fetched again, as something was shed before")
+				}
+			}
+			name := l.DataPath()
+			closeAll(t, l, store)
+			if how == "changed meanwhile" {
+				damage(t, name, s.chunks[1].DataOffset)
+			}
+			boot := bootA
+			if how == "another boot" {
+				boot = bootB
+			}
+			store = openStore(t, root, boot)
+			var err error
+			if l, err = store.Get(s.digest); err != nil {
+				t.Fatal(err)
+			}
+			if l.Sealed() {
+				t.Error("it counts as sealed")
+			}
+			if how == "another boot" {
+				if n, err := l.Shed(none); n == 0 || err != nil {
+					t.Errorf("%d bytes were taken in another boot, %v", n, err)
+				}
+			} else {
+				keeps(2)
+				s.check(t, l, 0, 2)
+			}
+			closeAll(t, l, store)
+		})
+	}
+}

@@ -53,13 +53,13 @@ func (l *Layer) Pin() (unpin func()) {
 
 // Shed takes chunks from the disk, some want bytes of them, and returns how many it were: 0 where nothing can be taken. They are absent then,
 // and can be fetched again. Those that were not read since the last time, when the store was not spacious, go first. Nothing is taken of a
-// layer that was sealed, for a native mount may have it, nor of one whose chunks cannot be fetched one by one.
+// layer that was sealed in this boot, for a native mount may have it, nor of one whose chunks cannot be fetched one by one.
 func (l *Layer) Shed(want int64) (freed int64, err error) {
-	if l.sums != sha256Sums || !l.sealing.TryLock() {
+	if !l.sealing.TryLock() {
 		return 0, nil
 	}
 	defer l.sealing.Unlock()
-	if l.sealed.Load() || l.doubtful {
+	if !l.yields() {
 		return 0, nil
 	}
 	defer l.Trim()
@@ -81,16 +81,19 @@ func (l *Layer) Shed(want int64) (freed int64, err error) {
 	return freed, err
 }
 
+// yields says whether chunks can be taken away.
+func (l *Layer) yields() bool { return l.sums == sha256Sums && !l.native.Load() && !l.doubtful }
+
 // Fixed returns how many of the layer's bytes on disk Shed cannot take: all of them, or about what is no chunk.
 func (l *Layer) Fixed() int64 {
 	n := l.charge.bytes.Load()
-	if l.sums == sha256Sums && !l.sealed.Load() && !l.doubtful {
+	if l.yields() {
 		n = max(0, n-l.presentBytes.Load())
 	}
 	return n
 }
 
-// HasShed says whether something was taken away since the layer was opened.
+// HasShed says whether something was taken away since the layer was opened, or sealed.
 func (l *Layer) HasShed() bool { return l.shed.Load() }
 
 // sweep moves the hand of a clock over at most so many chunks: it passes over those that were read since it came by, and returns others, of

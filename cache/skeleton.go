@@ -54,7 +54,8 @@ func (l *Layer) KeepPieces(records []byte) error {
 		return nil
 	}
 	if l.skeleton == nil {
-		f, err := appendSkeleton(filepath.Join(l.dir, skeletonName))
+		f, cut, err := appendSkeleton(filepath.Join(l.dir, skeletonName))
+		l.charge.drop(cut)
 		if err != nil {
 			return fmt.Errorf("skeleton of layer %s: %w: %w", l.digest, ErrNotStored, err)
 		}
@@ -63,29 +64,38 @@ func (l *Layer) KeepPieces(records []byte) error {
 	if err := l.charge.add(int64(len(records))); err != nil {
 		return fmt.Errorf("skeleton of layer %s: %w", l.digest, err) // what lacks is fetched for the proof
 	}
-	if _, err := l.skeleton.Write(records); err != nil {
-		l.charge.drop(int64(len(records)))
+	if n, err := l.skeleton.Write(records); err != nil {
+		l.charge.drop(int64(len(records) - n)) // dropSkeleton does the rest
 		// Half a record would hide all that comes after it.
 		return errors.Join(fmt.Errorf("skeleton of layer %s: %w: %w", l.digest, ErrNotStored, err), l.dropSkeleton())
 	}
 	return nil
 }
 
-// appendSkeleton opens a skeleton, and cuts off what a crash has left behind its last whole record: it would hide all that comes.
-func appendSkeleton(name string) (*os.File, error) {
+// appendSkeleton opens a skeleton, and cuts off the bytes that a crash has left behind its last whole record: they would hide all that comes.
+func appendSkeleton(name string) (_ *os.File, cut int64, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
 	}
 	old := Skeleton{file: f}
 	end, err := old.index()
-	if err == nil {
-		err = f.Truncate(end)
-	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, 0, err
 	}
-	return f, nil
+	if err := f.Truncate(end); err != nil {
+		return nil, 0, err
+	}
+	return f, st.Size() - end, nil
 }
 
 // GiveUpSkeleton removes the layer's skeleton, for as long as the layer is open: it would grow each time that something is fetched again.

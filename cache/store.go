@@ -33,6 +33,9 @@ func (s *Store) get(d digest.Digest) (*Layer, error) {
 		return nil, fmt.Errorf("get layer %s: %w", d, err)
 	}
 	l.digest, l.store, l.refs, l.charge = d, s, 1, s.chargeOf(d)
+	if l.cleared { // it was counted when the store was opened
+		l.recount()
+	}
 	if l.doubtful {
 		s.doubtful.Store(true)
 	}
@@ -50,9 +53,9 @@ func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("create layer %q: %w", d, err)
 	}
-	err = s.budget.patiently(leastLayer, func() error {
-		l, err = s.create(d, info, build)
-		return err
+	err = s.budget.patiently(func() (written int64, err error) {
+		l, written, err = s.create(d, info, build)
+		return max(written, leastLayer), err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create layer %s: %w", d, err)
@@ -60,33 +63,35 @@ func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add
 	return l, nil
 }
 
-func (s *Store) create(d digest.Digest, info Info, build func(meta *os.File, add func(Chunk) error) error) (*Layer, error) {
+// create is Create as long as the disk has room. Where it has none, written is what it had room for.
+func (s *Store) create(d digest.Digest, info Info, build func(meta *os.File, add func(Chunk) error) error) (l *Layer, written int64, err error) {
 	tmp, err := os.MkdirTemp(s.tempDir(), "layer-")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer os.RemoveAll(tmp)
 	if info.ID, err = s.nextID(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := buildLayer(tmp, record{Version: formatVersion, Boot: s.boot, Info: info}, build); err != nil {
-		return nil, err
+		written, _ = dirUsage(tmp) // less is known without
+		return nil, written, err
 	}
 	c := &charge{budget: s.budget}
 	if err := c.measure(tmp); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	l, _, err := s.enter(d, tmp, c)
-	return l, err
+	l, _, err = s.enter(d, tmp, c)
+	return l, 0, err
 }
 
 // enter makes a finished folder a layer, unless there is one already. c is what the folder takes, and is given back if it does not become one.
 func (s *Store) enter(d digest.Digest, tmp string, c *charge) (l *Layer, isNew bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l, err := s.get(d); err == nil {
+	if l, err := s.get(d); !errors.Is(err, fs.ErrNotExist) { // another error may pass, and the layer may be a good one
 		c.set(0)
-		return l, false, nil
+		return l, false, err
 	}
 	if err := s.publish(tmp, s.layerDir(d)); err != nil {
 		c.set(0)

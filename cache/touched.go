@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,6 +63,23 @@ func clearWay(name string) error {
 		return nil // there is nothing, or what is wrong shows when it is used
 	}
 	return os.RemoveAll(name)
+}
+
+// clearLeft removes what a crash has left in a layer's folder, and reports whether there was something: files that were to replace others, and what
+// nobody needs once the layer's diffID is known. What cannot be removed stays until the next time.
+func clearLeft(dir string, rec record) (cleared bool) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		name := e.Name()
+		ofTar := name == skeletonName || name == tocName
+		if strings.HasSuffix(name, newSuffix) || ofTar && rec.DiffID != "" {
+			cleared = os.RemoveAll(filepath.Join(dir, name)) == nil || cleared
+		}
+	}
+	return cleared
 }
 
 // clearWays removes what somebody has put into the places of the store's own files and folders.

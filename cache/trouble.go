@@ -38,19 +38,27 @@ func (s *Store) Trouble() error {
 	return t.err
 }
 
-// OutOfSpace says whether the trouble is a disk that is full, and when that was found out last.
-func (s *Store) OutOfSpace() (last time.Time, ok bool) {
+// OutOfSpace says whether the trouble is a disk that is full, when that was found out last, and for how many bytes at least it had no room then.
+func (s *Store) OutOfSpace() (last time.Time, size int64, ok bool) {
 	t := &s.budget.trouble
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.failed, IsOutOfSpace(t.err)
+	return t.failed, t.size, IsOutOfSpace(t.err)
+}
+
+// HasRoom says whether a disk that was full has more than n bytes free. One that is full by a quota of the file system's own does not tell.
+func (s *Store) HasRoom(n int64) bool {
+	t := &s.budget.trouble
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !errors.Is(t.err, unix.EDQUOT) && t.room() > n
 }
 
 // IsOutOfSpace says whether an error is that a disk is full, or that a quota of the file system's own is reached.
 func IsOutOfSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
-// Free returns how many bytes the disk has free.
-func (s *Store) Free() int64 {
+// free returns how many bytes the disk has free.
+func (s *Store) free() int64 {
 	var st unix.Statfs_t
 	if unix.Statfs(s.dir, &st) != nil {
 		return 0

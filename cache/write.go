@@ -26,9 +26,12 @@ func writeSynced(name string, b []byte) error {
 	return syncFile(filepath.Dir(name))
 }
 
+// newSuffix is behind the name of what is about to replace a file.
+const newSuffix = ".new"
+
 // replaceFile leaves nothing of what could not be written.
 func replaceFile(name string, write func(tmp string) error) error {
-	tmp := name + ".new"
+	tmp := name + newSuffix
 	err := write(tmp)
 	if err == nil {
 		err = os.Rename(tmp, name)

@@ -25,7 +25,8 @@ const (
 	// shedMargin is how many bytes more than what is waited for are shed at most.
 	shedMargin = 8 << 20
 
-	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes.
+	// Of a disk that is full although the quota is not reached, a tenth of the store is freed, and at least so many bytes, and what there was
+	// no room for.
 	leastRelief = 64 << 20
 
 	// reliefPause is the least time between two such rounds.
@@ -77,17 +78,49 @@ func (u *use) awaited(within time.Duration) bool { return ago(&u.pulled) < withi
 
 func ago(at *atomic.Int64) time.Duration { return time.Duration(time.Now().UnixNano() - at.Load()) }
 
-// relieve makes room whenever the store asks for it, until ctx ends.
+// relieve makes room whenever the store asks for it, until ctx ends, and when a layer becomes idle meanwhile, for nobody asks then.
 func (f *FS) relieve(ctx context.Context) {
 	for {
 		select {
 		case <-f.opts.Store.Pressed():
-			f.makeRoom(ctx, false)
+		case <-f.nextIdle(ctx):
 		case <-ctx.Done():
 			return
 		}
+		f.makeRoom(ctx, false)
 	}
 }
+
+// nextIdle returns a channel that receives when a crowded store may be relieved of a layer that no container has: with the end of the first
+// grace, and not before another round makes sense. It is nil if there is none.
+func (f *FS) nextIdle(ctx context.Context) <-chan time.Time {
+	if !f.opts.Store.Crowded() || !f.beginRelief(ctx) {
+		return nil
+	}
+	defer f.endRelief()
+	wait := time.Duration(math.MaxInt64)
+	for _, m := range f.all() {
+		if !m.ways.held() && m.appears.is() {
+			wait = min(wait, f.grace-m.used.since())
+		}
+	}
+	if wait == math.MaxInt64 {
+		return nil
+	}
+	return time.After(max(wait, reliefPause))
+}
+
+// beginRelief waits until nobody else makes room, and reports false if ctx ends before.
+func (f *FS) beginRelief(ctx context.Context) bool {
+	select {
+	case f.relief <- struct{}{}:
+		return true
+	case <-ctx.Done(): // what is taken down may itself be waiting here
+		return false
+	}
+}
+
+func (f *FS) endRelief() { <-f.relief }
 
 // MakeRoom makes what room can be made for something that cannot be used without being stored. It is for cache.Store.SetQuota.
 func (f *FS) MakeRoom() {
@@ -102,12 +135,10 @@ func (f *FS) MakeRoom() {
 // something is to be stored that cannot be read otherwise, and no more than that needs. That are chunks which can be fetched again; the rest
 // is pinned.
 func (f *FS) makeRoom(ctx context.Context, hard bool) {
-	select {
-	case f.relief <- struct{}{}:
-		defer func() { <-f.relief }()
-	case <-ctx.Done(): // what is taken down may itself be waiting here
+	if !f.beginRelief(ctx) {
 		return
 	}
+	defer f.endRelief()
 	g, drops := f.goals(hard), f.drops.Load()
 	if f.opts.Store.Used() <= g.shed {
 		g.shed = enough
@@ -161,13 +192,14 @@ func (f *FS) goals(hard bool) goals {
 	st := f.opts.Store
 	q, used, refused := st.Quota(), st.Used(), st.TakeRefused()
 	margin := (q.Limit - q.High) / 2
-	switch failed, full := st.OutOfSpace(); {
+	switch failed, size, full := st.OutOfSpace(); {
 	case full:
-		if failed.Before(f.relieved) || !hard && time.Since(f.relieved) < reliefPause || st.Free() > leastRelief { // others may eat what is given up
+		// What failed for want of room may be gone, and have left as much. Others may eat what is given up.
+		if failed.Before(f.relieved) || !hard && time.Since(f.relieved) < reliefPause || st.HasRoom(max(2*size, leastRelief)) {
 			return goals{enough, enough}
 		}
 		f.relieved = time.Now()
-		goal := max(0, used-max(used/10, leastRelief))
+		goal := max(0, used-max(used/10, size, leastRelief))
 		return goals{goal, goal}
 	case st.Trouble() != nil || q.Limit == 0:
 		return goals{enough, enough}
@@ -197,7 +229,7 @@ func (f *FS) byUse() []*mounted {
 // room itself, perhaps.
 func (f *FS) evict(ctx context.Context, m *mounted) (freed int64) {
 	idle := func() bool { return m.used.since() >= f.grace && m.appears.is() && !m.mending.Load() }
-	bytes, err := f.removeIdle(ctx, m, idle)
+	bytes, err := f.removeIdle(m, idle)
 	switch {
 	case errors.Is(err, ErrInUse), errors.Is(err, errNotMounted):
 	case ctx.Err() != nil || errors.Is(err, errClosed):
@@ -212,19 +244,16 @@ func (f *FS) evict(ctx context.Context, m *mounted) (freed int64) {
 }
 
 // removeIdle takes a layer down that nobody has, if idle says so too, and removes it from the store. It returns what it took on disk.
-func (f *FS) removeIdle(ctx context.Context, m *mounted, idle func() bool) (bytes int64, err error) {
+func (f *FS) removeIdle(m *mounted, idle func() bool) (bytes int64, err error) {
 	if m.ways.held() || !idle() {
 		return 0, ErrInUse
 	}
-	s, err := f.take(ctx, m.src.Digest)
+	s, err := f.claim(m)
 	if err != nil {
 		return 0, err
 	}
-	if s == nil {
-		return 0, errNotMounted // somebody else was faster
-	}
 	defer f.leaving.Done()
-	if s.mounted != m || !idle() {
+	if !idle() {
 		f.keep(s)
 		return 0, ErrInUse
 	}

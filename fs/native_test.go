@@ -340,3 +340,50 @@ func TestWays(t *testing.T) {
 	expect("closed", "three")
 	holds("c", "")
 }
+
+// TestNativeDamaged: what a proof finds to be lost under a container's native mount is fetched again, and nothing of the layer is taken
+// away, though it counts as sealed no more.
+func TestNativeDamaged(t *testing.T) {
+	l := bulky(t, 1, 2<<20)
+	inNativeModes(t, func(t *testing.T, mode Mode) {
+		first, second := newRegistry(t, l), newRegistry(t, l)
+		n := newNode(t, Options{Mode: mode, Background: true, Untrusted: func(ref string) bool { return ref == second.ref }})
+		if err := n.Mount(t.Context(), first.source(l)); err != nil {
+			t.Fatal(err)
+		}
+		m := n.settled(t, l)
+		native, st := n.path(t, l, "container"), m.shown.layer.Store()
+		f, err := os.OpenFile(st.DataPath(), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		lose := func() {
+			t.Helper()
+			if _, err := f.WriteAt([]byte("damage"), st.Chunk(3).DataOffset); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lose()
+		if err := st.Recheck(t.Context()); err == nil || st.Sealed() {
+			t.Fatalf("damage is not found: %v", err)
+		}
+		n.bound(1)
+		n.MakeRoom()
+		n.bound(100 << 20)
+		if chunks, _ := st.Present(); chunks != st.NumChunks()-1 {
+			t.Errorf("%d of %d chunks are there", chunks, st.NumChunks())
+		}
+		if err := m.shown.layer.Fill(t.Context()); err != nil || !st.Complete() {
+			t.Errorf("not fetched again: %v", err)
+		}
+		lose()
+		src := second.source(l)
+		src.Chain = l.diffID(t)
+		if err := n.Mount(t.Context(), src); err != nil {
+			t.Error(err)
+		}
+		dropCaches(t)
+		compare(t, native, l.files)
+	})
+}

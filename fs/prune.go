@@ -29,7 +29,7 @@ func (f *FS) remove(ctx context.Context, d digest.Digest, grace time.Duration) (
 	switch {
 	case err != nil:
 	case m != nil:
-		bytes, err = f.removeIdle(ctx, m, func() bool { return !m.mending.Load() && !m.used.awaited(grace) })
+		bytes, err = f.removeIdle(m, func() bool { return !m.mending.Load() && !m.used.awaited(grace) })
 	default:
 		bytes, err = f.removeStored(d, grace)
 	}

@@ -42,11 +42,16 @@ func (f *FS) HasWhiteouts(d digest.Digest) bool {
 
 // Drop ends what Path has promised to holder, for all layers.
 func (f *FS) Drop(holder string) {
+	had := false
 	for _, m := range f.allStanding() {
 		if m.ways.drop(holder) {
 			m.used.touch(m.shown.layer.Store())
 			f.drops.Add(1)
+			had = true
 		}
+	}
+	if had {
+		f.opts.Store.Press()
 	}
 }
 

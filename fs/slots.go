@@ -143,6 +143,24 @@ func (f *FS) take(ctx context.Context, d digest.Digest) (*slot, error) {
 	}
 }
 
+// claim is take for m, without waiting: whoever mounts or unmounts its layer just now may be waiting for the caller.
+func (f *FS) claim(m *mounted) (*slot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.slots[m.src.Digest]
+	switch {
+	case s == nil:
+		return nil, errNotMounted // somebody else was faster
+	case s.mounted != m || s.gone != nil:
+		return nil, ErrInUse
+	case f.closed:
+		return nil, errClosed
+	}
+	s.gone = make(chan struct{})
+	f.leaving.Add(1)
+	return s, nil
+}
+
 // takeAll claims all slots that are left once the tasks have ended. No slot can be claimed afterwards.
 func (f *FS) takeAll() []*slot {
 	f.mu.Lock()

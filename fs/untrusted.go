@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/sluice-snapshotter/sluice/cache"
 )
 
 var (
@@ -97,11 +99,16 @@ func (f *FS) admit(ctx context.Context, src Source, m *mounted, wait bool) error
 
 // proveFirst fetches all of a layer and proves it, once for all who wait for that. When ctx ends it goes on, for the next attempt.
 func (f *FS) proveFirst(ctx context.Context, m *mounted) error {
-	return f.once(ctx, &f.proving, m.src.Digest.String(), func(ctx context.Context) error {
-		if err := m.shown.layer.FillFirst(ctx); err != nil {
-			return err
+	return f.once(ctx, &f.proving, m.src.Digest.String(), func(ctx context.Context) (err error) {
+		for range 2 { // a proof that looks at the disk may find that it has lost some, which native mounts go on reading
+			if err = m.shown.layer.FillFirst(ctx); err != nil {
+				return err
+			}
+			if err = f.prove(ctx, m); !errors.Is(err, cache.ErrIncomplete) {
+				return err
+			}
 		}
-		return f.prove(ctx, m)
+		return err
 	})
 }
 
