@@ -14,8 +14,9 @@ const prefetchAwaited = 16 << 20
 // fetch begins to bring the layer's contents: first its prefetch list, then, if asked for, all of it. Once all of it has
 // come, whoever asked for it, the layer gets its native mount.
 func (f *FS) fetch(ctx context.Context, m *mounted) {
+	ended := m.ended // fetchAgain has another one
 	stop, ok := f.tasks.start(ctx, func(ctx context.Context) {
-		defer close(m.ended)
+		defer close(ended)
 		err := m.shown.layer.Prefetch(ctx, prefetchAwaited, func() { close(m.fetched) })
 		if err != nil && ctx.Err() == nil {
 			m.shown.logger.WithError(err).Warn("prefetch failed; readers fetch what they read")
@@ -24,7 +25,7 @@ func (f *FS) fetch(ctx context.Context, m *mounted) {
 	})
 	if !ok { // closing: what is mounted now is taken down by Close
 		close(m.fetched)
-		close(m.ended)
+		close(ended)
 	}
 	m.stop = stop
 }
