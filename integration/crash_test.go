@@ -268,6 +268,27 @@ func (c *crashes) layers(t *testing.T) []string {
 	return dirs
 }
 
+// proven is how many lazy layers have turned out to be what their image claims, by the daemon's records.
+func (c *crashes) proven(t *testing.T) (n int) {
+	t.Helper()
+	for _, dir := range c.layers(t) {
+		rec, err := os.ReadFile(filepath.Join(dir, "layer.json"))
+		if err != nil {
+			continue // it is being made, or removed
+		}
+		var r struct {
+			TOCDigest, DiffID digest.Digest
+		}
+		if err := json.NewDecoder(bytes.NewReader(rec)).Decode(&r); err != nil { // a checksum follows
+			t.Fatal(err)
+		}
+		if r.TOCDigest != "" && r.DiffID != "" {
+			n++
+		}
+	}
+	return n
+}
+
 // marks are a layer's chunks that are present, or claimed to be, as a bitmap.
 func marks(dir string) []byte {
 	p, err := os.ReadFile(filepath.Join(dir, "present"))

@@ -74,6 +74,8 @@ config_path = "$NODE/certs.d"
 		}
 	}
 
+	eventually(t, "all lazy layers are proven, for which headers may have to be fetched", func() bool { return c.proven(t) == len(lazy.image.Manifest.Layers) })
+
 	// A newer format is refused, each time, with the reason, and nothing is touched.
 	c.n.KillDaemon()
 	format := filepath.Join(layers, "format")

@@ -22,32 +22,31 @@ const parentChainLabel = "containerd.io/snapshot/parent-chain-id"
 // would stand for the whole chain.
 var errRebase = errors.New("offered without its parent (capability rebase), which remote snapshots do not support")
 
-// errGone says that a snapshot of another caller was there for a moment.
-var errGone = errors.New("the layer's snapshot was removed just now")
-
 // prepareRemote makes the committed snapshot that containerd calls target from
 // the layer that the labels name. No error means that it exists.
 func (s *Snapshotter) prepareRemote(ctx context.Context, target, parent string, labels map[string]string) error {
 	if parent == "" && labels[parentChainLabel] != "" {
 		return errRebase
 	}
-	src, err := s.offered(ctx, target, parent, labels)
-	if found, adoptErr := s.adopt(ctx, target, parent, offer{labels, src, err}); found || adoptErr != nil {
-		return adoptErr
+	src, offeredErr := s.offered(ctx, target, parent, labels)
+	for {
+		found, err := s.adopt(ctx, target, parent, offer{labels, src, offeredErr})
+		if found || err != nil {
+			return err
+		}
+		if offeredErr != nil {
+			return offeredErr
+		}
+		committed, err := s.mountAndCommit(ctx, target, parent, labels, src)
+		if committed || err != nil {
+			return err
+		}
+		// Another caller was faster, perhaps with another blob for the same target,
+		// and may have removed its snapshot since.
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	committed, err := s.mountAndCommit(ctx, target, parent, labels, src)
-	if committed || err != nil {
-		return err
-	}
-	// Another caller was faster, perhaps with another blob for the same target.
-	found, err := s.adopt(ctx, target, parent, offer{labels: labels, src: src})
-	if err == nil && !found {
-		err = errGone
-	}
-	return err
 }
 
 // offered is the layer that the labels name, and what its diffID has to make of parent, if both names are chain IDs.

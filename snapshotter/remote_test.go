@@ -416,8 +416,6 @@ func TestConcurrentBackend(t *testing.T) {
 	s.empty(t)
 }
 
-// TestAbandonedLayer checks that a layer that no snapshot shows does not
-// TestLabelsAreOurs checks that nobody can make a snapshot a remote one, or an
 // TestManyLayers mounts long chains, also for a user namespace.
 func TestManyLayers(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode fs.Mode) {
