@@ -250,6 +250,28 @@ func TestProofOfOldLayer(t *testing.T) {
 	eventually(t, "native mount", func() bool { return n.Status()[0].Mount() == erofsNative })
 }
 
+// TestUnproven: a layer counts as unproven until all of it has come and was compared.
+func TestUnproven(t *testing.T) {
+	inModes(t, func(t *testing.T, mode Mode) {
+		l := buildBlob(t, proofFiles(1))
+		r, results := newRegistry(t, l), make(chan bool, 10)
+		opts := proving(mode, results)
+		opts.Background = false
+		n := newNode(t, opts)
+		src := r.source(l)
+		src.Chain = l.diffID(t) // it is the lowest
+		n.mountLayer(t, src)
+		if !n.Status()[0].Unproven {
+			t.Error("proven before anything was read")
+		}
+		compare(t, n.path(t, l, "reader"), l.files)
+		eventually(t, "proven", func() bool { return !n.Status()[0].Unproven })
+		if right := <-results; !right {
+			t.Error("refused")
+		}
+	})
+}
+
 // TestProofWithoutClaim: where nobody says what a layer has to be, there is nothing to prove, and nothing else changes.
 func TestProofWithoutClaim(t *testing.T) {
 	l := buildBlob(t, proofFiles(1))

@@ -33,7 +33,9 @@ type Status struct {
 	Fetched int64 // of those, bytes on disk
 	InUse   bool  // by a container
 	LastUse time.Time
-	Mounts  []string // kinds of its mounts: erofs, erofs-fuse or fuse; the last is that of the next container
+	// Unproven says that it is mounted on the word of its TOC: what it has to be is known, and it is compared with that once all of it is there.
+	Unproven bool
+	Mounts   []string // kinds of its mounts: erofs, erofs-fuse or fuse; the last is that of the next container
 }
 
 // Mount is the kind of mount that the next container gets, "" if the layer is on its way out.
@@ -48,13 +50,13 @@ func (s Status) Mount() string {
 func (f *FS) Status() []Status {
 	var out []Status
 	for _, m := range f.all() {
-		out = append(out, m.status())
+		out = append(out, f.status(m))
 	}
 	slices.SortFunc(out, func(a, b Status) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
 	return out
 }
 
-func (m *mounted) status() Status {
+func (f *FS) status(m *mounted) Status {
 	st := m.shown.layer.Status()
 	state := Lazy
 	switch {
@@ -66,15 +68,16 @@ func (m *mounted) status() Status {
 		state = Failed
 	}
 	return Status{
-		Digest:  m.src.Digest,
-		Image:   m.src.Ref,
-		Format:  st.Format,
-		State:   state,
-		Size:    st.Size,
-		Fetched: st.Fetched,
-		InUse:   m.ways.held(),
-		LastUse: time.Unix(0, m.used.at.Load()),
-		Mounts:  m.ways.kinds(),
+		Digest:   m.src.Digest,
+		Image:    m.src.Ref,
+		Format:   st.Format,
+		State:    state,
+		Size:     st.Size,
+		Fetched:  st.Fetched,
+		InUse:    m.ways.held(),
+		LastUse:  time.Unix(0, m.used.at.Load()),
+		Unproven: f.proves(m),
+		Mounts:   m.ways.kinds(),
 	}
 }
 
