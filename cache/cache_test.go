@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -288,6 +289,29 @@ func TestRemove(t *testing.T) {
 	closeAll(t, l, again)
 	if err := store.Remove(digest.FromString("never there")); err != nil {
 		t.Error(err)
+	}
+	closeAll(t, store)
+}
+
+// TestRemoveIdle: what somebody has open stays, and what was used after the given time.
+func TestRemoveIdle(t *testing.T) {
+	store := openStore(t, t.TempDir(), bootA)
+	s := newSample("layer", 100, 200)
+	l := s.create(t, store)
+	hour := time.Now().Add(time.Hour)
+	if _, err := store.RemoveIdle(l.Digest(), hour); !errors.Is(err, ErrInUse) {
+		t.Errorf("open: %v", err)
+	}
+	closeAll(t, l)
+	if _, err := store.RemoveIdle(l.Digest(), time.Now().Add(-time.Hour)); !errors.Is(err, ErrInUse) {
+		t.Errorf("used since: %v", err)
+	}
+	used := store.Used()
+	if bytes, err := store.RemoveIdle(l.Digest(), hour); err != nil || bytes != used || store.Used() != 0 {
+		t.Errorf("%d of %d bytes, %v", bytes, used, err)
+	}
+	if _, err := store.RemoveIdle(l.Digest(), hour); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("again: %v", err)
 	}
 	closeAll(t, store)
 }

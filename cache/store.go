@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrInUse says that somebody has a layer open, or had it just now.
+var ErrInUse = errors.New("the layer is in use")
+
 // Get returns the layer with blob digest d. The error wraps fs.ErrNotExist when the store does not have it, and also
 // when what it has is damaged (Create then replaces it); the cause is in the error. The caller closes the layer.
 func (s *Store) Get(d digest.Digest) (*Layer, error) {
@@ -161,23 +164,60 @@ func (s *Store) Remove(d digest.Digest) error {
 		return fmt.Errorf("remove layer %q: %w", d, err)
 	}
 	s.mu.Lock()
+	away := s.take(d)
+	s.mu.Unlock()
+	if err := away(); err != nil {
+		return fmt.Errorf("remove layer %s: %w", d, err)
+	}
+	return nil
+}
+
+// RemoveIdle removes a layer, a damaged one too, that nobody has open and that was not used since a time. It returns what it took on disk. Errors:
+// ErrInUse, fs.ErrNotExist.
+func (s *Store) RemoveIdle(d digest.Digest, since time.Time) (bytes int64, err error) {
+	bytes, away, err := s.takeIdle(d, since)
+	if err == nil {
+		err = away()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("remove layer %s: %w", d, err)
+	}
+	return bytes, nil
+}
+
+func (s *Store) takeIdle(d digest.Digest, since time.Time) (bytes int64, away func() error, err error) {
+	if err := d.Validate(); err != nil {
+		return 0, nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, err := os.Lstat(s.layerDir(d))
+	if err != nil {
+		return 0, nil, err
+	}
+	if s.open[d] != nil || st.ModTime().After(since) { // see Layer.LastUse
+		return 0, nil, ErrInUse
+	}
+	return s.chargeOf(d).bytes.Load(), s.take(d), nil
+}
+
+// take takes a layer out of the store. The caller calls away without s.mu, which is held: large files take their time.
+func (s *Store) take(d digest.Digest) (away func() error) {
 	_, isOpen := s.open[d]
 	delete(s.open, d)
 	c := s.chargeOf(d)
 	delete(s.charges, d)
 	s.arrivals.remove(d)
 	trash, err := s.discard(s.layerDir(d))
-	s.mu.Unlock()
-	if err == nil {
-		err = os.RemoveAll(trash) // not under the lock: large files take their time
+	return func() error {
+		if err == nil {
+			err = os.RemoveAll(trash)
+		}
+		if !isOpen { // else its last Close does, which lets go of the files
+			c.set(0)
+		}
+		return err
 	}
-	if !isOpen { // else its last Close does, which lets go of the files
-		c.set(0)
-	}
-	if err != nil {
-		return fmt.Errorf("remove layer %s: %w", d, err)
-	}
-	return nil
 }
 
 // release drops one reference to l, and reports whether it was the last, and whether the layer was removed.

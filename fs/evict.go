@@ -4,10 +4,14 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	iofs "io/fs"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -100,7 +104,7 @@ func (f *FS) nextIdle(ctx context.Context) <-chan time.Time {
 	defer f.endRelief()
 	wait := time.Duration(math.MaxInt64)
 	for _, m := range f.all() {
-		if !m.ways.held() && m.appears.is() {
+		if !m.ways.held() && !m.awaitsProof() {
 			wait = min(wait, f.grace-m.used.since())
 		}
 	}
@@ -153,15 +157,45 @@ func (f *FS) makeRoom(ctx context.Context, hard bool) {
 	}
 }
 
-// evictIdle removes layers that no container has until the store takes no more than goal.
+// evictIdle removes layers that no container has until the store takes no more than goal: first those which are not mounted, for they are
+// damaged or refused, or nobody has asked for them since the start.
 func (f *FS) evictIdle(ctx context.Context, goal int64) (freed int64) {
+	for _, d := range f.byStoredUse(ctx, goal) {
+		if f.opts.Store.Used() <= goal || ctx.Err() != nil {
+			break
+		}
+		freed += f.evicted(ctx, log.G(ctx).WithField("layer", d), func() (int64, error) { return f.removeStored(d, f.grace) })
+	}
 	for _, m := range f.byUse() {
 		if f.opts.Store.Used() <= goal || ctx.Err() != nil {
 			break
 		}
-		freed += f.evict(ctx, m)
+		freed += f.evicted(ctx, m.shown.logger, func() (int64, error) { return f.removeIdle(m, func() bool { return f.idle(m) }) })
 	}
 	return freed
+}
+
+// byStoredUse lists the layers of a store that takes more than goal, those first that were not used for the longest time, and mounted ones among them.
+func (f *FS) byStoredUse(ctx context.Context, goal int64) []digest.Digest {
+	if f.opts.Store.Used() <= goal {
+		return nil
+	}
+	usage, err := f.opts.Store.Usage()
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("room is made by removing mounted layers only")
+	}
+	slices.SortFunc(usage, func(a, b cache.Usage) int { return a.LastUse.Compare(b.LastUse) })
+	digests := make([]digest.Digest, len(usage))
+	for i, u := range usage {
+		digests[i] = u.Digest
+	}
+	return digests
+}
+
+// idle says whether a layer that no container has may be removed to make room. What was used just now, is being proven for somebody, or mended,
+// is not.
+func (f *FS) idle(m *mounted) bool {
+	return m.used.since() >= f.grace && !m.awaitsProof() && !m.mending.Load()
 }
 
 // shed takes contents of layers until the store takes no more than goal.
@@ -225,19 +259,17 @@ func (f *FS) byUse() []*mounted {
 	return all
 }
 
-// evict removes a layer that nobody has, if it was not used just now, and returns what it took on disk. What does not appear is being proven, and what is being mended waits for
-// room itself, perhaps.
-func (f *FS) evict(ctx context.Context, m *mounted) (freed int64) {
-	idle := func() bool { return m.used.since() >= f.grace && m.appears.is() && !m.mending.Load() }
-	bytes, err := f.removeIdle(m, idle)
+// evicted has a layer removed to make room, and returns what it took on disk: nothing if somebody has it.
+func (f *FS) evicted(ctx context.Context, logger *log.Entry, remove func() (int64, error)) (freed int64) {
+	bytes, err := remove()
 	switch {
-	case errors.Is(err, ErrInUse), errors.Is(err, errNotMounted):
+	case errors.Is(err, ErrInUse), errors.Is(err, iofs.ErrNotExist):
 	case ctx.Err() != nil || errors.Is(err, errClosed):
 	case err != nil:
-		m.shown.logger.WithError(err).Warn("a layer that no container has could not be removed whole")
+		logger.WithError(err).Warn("a layer that no container has could not be removed whole")
 	default:
 		f.opts.Evicted(bytes)
-		m.shown.logger.Debug("the layer was removed to make room; it is fetched again when it is used")
+		logger.Debug("the layer was removed to make room; it is fetched again when it is used")
 		return bytes
 	}
 	return 0

@@ -272,8 +272,13 @@ func newFS(ctx context.Context, o Options) (*FS, error) {
 	}
 	srv.begins = f.begins
 	f.relieving, f.noRelief = context.WithCancel(context.WithoutCancel(ctx))
-	f.relievers.Go(func() { f.relieve(f.relieving) })
 	return f, nil
+}
+
+// Relieve has room made in the store from now on, whenever it asks for that. It is called once, when it is known which layers containers have
+// from before: others may be removed.
+func (f *FS) Relieve() {
+	f.relievers.Go(func() { f.relieve(f.relieving) })
 }
 
 // Lost is closed when somebody else has cut off the blob server, as umount -f does, or unmounted it while it was in use, as umount -l

@@ -47,6 +47,7 @@ type mounted struct {
 	used    use
 	fills   atomic.Bool   // some image wants all of it fetched
 	proving atomic.Bool   // some image wants it proven
+	first   atomic.Bool   // it is being proven for an image that is not trusted
 	mending atomic.Bool   // a plain layer is being streamed again
 	fetched chan struct{} // closed when the beginning of the prefetch list is on disk, or the list given up
 	stop    func()        // ends fetching, and the wait for its end

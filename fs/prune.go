@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/sluice-snapshotter/sluice/cache"
 )
 
 // ErrInUse says that a layer is part of a container, or of a pull that is under way.
@@ -41,17 +43,14 @@ func (f *FS) remove(ctx context.Context, d digest.Digest, grace time.Duration) (
 
 // removeStored removes a layer that is not mounted.
 func (f *FS) removeStored(d digest.Digest, grace time.Duration) (bytes int64, err error) {
-	made, err := f.opts.Store.Created(d)
-	if err != nil {
-		return 0, err
+	bytes, err = f.opts.Store.RemoveIdle(d, time.Now().Add(-grace))
+	if errors.Is(err, cache.ErrInUse) { // opened ahead of its turn
+		err = ErrInUse
 	}
-	if time.Since(made) < grace { // ahead of its turn
-		return 0, ErrInUse
+	if err == nil {
+		f.rights.forget(d)
 	}
-	if bytes, _, err = f.Usage(d); err != nil {
-		return 0, err
-	}
-	return bytes, f.opts.Store.Remove(d)
+	return bytes, err
 }
 
 // settled returns a layer that is mounted, nil if it is not, once what is under way with it is over.

@@ -312,6 +312,7 @@ func tryNode(ctx context.Context, root string, o Options) (*node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w%w", err, store.Close())
 	}
+	f.Relieve()
 	return &node{FS: f, root: root, store: store}, nil
 }
 

@@ -97,9 +97,14 @@ func (f *FS) admit(ctx context.Context, src Source, m *mounted, wait bool) error
 	return f.reveal(context.WithoutCancel(ctx), m) // that takes a moment, and who else has it would lose it
 }
 
+// awaitsProof says whether a layer is being proven before it is shown.
+func (m *mounted) awaitsProof() bool { return m.first.Load() && !m.appears.is() }
+
 // proveFirst fetches all of a layer and proves it, once for all who wait for that. When ctx ends it goes on, for the next attempt.
 func (f *FS) proveFirst(ctx context.Context, m *mounted) error {
 	return f.once(ctx, &f.proving, m.src.Digest.String(), func(ctx context.Context) (err error) {
+		m.first.Store(true)
+		defer m.first.Store(false)
 		for range 2 { // a proof that looks at the disk may find that it has lost some, which native mounts go on reading
 			if err = m.shown.layer.FillFirst(ctx); err != nil {
 				return err

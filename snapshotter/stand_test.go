@@ -122,6 +122,7 @@ func (s *stand) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.fs.Relieve()
 	if s.bolt, err = bolt.Open(filepath.Join(s.root, "containerd.db"), 0o600, nil); err != nil {
 		t.Fatal(err)
 	}

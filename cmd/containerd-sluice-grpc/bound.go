@@ -14,14 +14,20 @@ import (
 // sizeInterval is how often the size of the file system is read: disks are grown while they are in use.
 const sizeInterval = time.Minute
 
-// bound sets the store's quota. What containers have must be known to be theirs by now.
+// bound sets the store's quota. Nothing is removed for it before relieve.
 func (p *parts) bound(c config) error {
 	q, err := p.quota(c)
 	if err != nil {
 		return fmt.Errorf("root directory %s: %w", c.Root.string, err)
 	}
-	p.store.SetQuota(q, p.fs.MakeRoom)
+	p.store.SetQuota(q, nil)
 	return nil
+}
+
+// relieve has room made in the store from now on. What containers have must be known to be theirs by now.
+func (p *parts) relieve() {
+	p.store.SetQuota(p.store.Quota(), p.fs.MakeRoom)
+	p.fs.Relieve()
 }
 
 // rebound sets the quota anew when the size of the file system is another one now. One that cannot be read stays what it was.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
@@ -49,9 +50,7 @@ func partsOn(t *testing.T, size string) (_ *parts, c config, root string, lines 
 // TestLimitFollowsDisk: the limit is a share of what the file system has now, not of what it had at the start.
 func TestLimitFollowsDisk(t *testing.T) {
 	p, c, root, _ := partsOn(t, "100m")
-	if err := p.bound(c); err != nil {
-		t.Fatal(err)
-	}
+	p.relieve()
 	for _, step := range []struct {
 		size  string
 		limit int64 // MiB
@@ -64,6 +63,34 @@ func TestLimitFollowsDisk(t *testing.T) {
 		if limit := q.Limit >> 20; limit < step.limit-1 || limit > step.limit || q.High >= q.Limit || q.Low >= q.High || q.Low == 0 {
 			t.Errorf("of %s: %+v", step.size, q)
 		}
+	}
+}
+
+// TestBoundBeforeRelief: the quota holds from the start on, and nothing is removed for it before it is known what containers have.
+func TestBoundBeforeRelief(t *testing.T) {
+	p, _, root, _ := partsOn(t, "100m")
+	store := func(name string, mib int64) error {
+		l, err := p.store.Create(digest.FromString(name), cache.Info{}, func(meta *os.File, _ func(cache.Chunk) error) error {
+			return unix.Fallocate(int(meta.Fd()), 0, 0, mib<<20)
+		})
+		if err != nil {
+			return err
+		}
+		long := time.Now().Add(-time.Hour)
+		return errors.Join(l.Close(), os.Chtimes(filepath.Join(root, "root", "layers", "sha256", digest.FromString(name).Encoded()), long, long))
+	}
+	if err := store("idle", 78); err != nil {
+		t.Fatal(err)
+	}
+	if err := store("another", 10); !errors.Is(err, cache.ErrFull) {
+		t.Errorf("beyond the quota: %v", err)
+	}
+	p.relieve()
+	if err := store("another", 10); err != nil {
+		t.Errorf("once layers may be removed: %v", err)
+	}
+	if layers, err := p.store.List(); err != nil || len(layers) != 1 {
+		t.Errorf("layers %v, %v", layers, err)
 	}
 }
 

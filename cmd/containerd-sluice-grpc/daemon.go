@@ -71,9 +71,7 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	d.closers = append(d.closers, d.snapshotter)
-	if err := d.bound(c); err != nil {
-		return err
-	}
+	d.relieve()
 	d.metrics.collect(d.parts)
 	return d.listenAndServe(ctx, c)
 }

@@ -47,6 +47,9 @@ func openParts(ctx context.Context, c config, m *metrics) (_ *parts, err error) 
 	}
 	p.closers = append(p.closers, p.store)
 	p.store.OnTrouble(tellTrouble(ctx)) // before layers are opened
+	if err := p.bound(c); err != nil {
+		return nil, err
+	}
 	p.scheduler = layer.NewScheduler(layer.SchedulerOptions{
 		MemoryLimit: c.Fetch.MemoryLimit.bytes,
 		Concurrency: int(c.Fetch.Concurrency),
