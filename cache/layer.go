@@ -58,6 +58,7 @@ type Layer struct {
 	content sync.RWMutex
 	pins    atomic.Int32 // guarded by content for those who wait for it to be 0
 	recent  []uint32     // chunks that were read since the hand of Shed's clock came by
+	lost    []uint32     // claims that were found wrong: see lose
 	hand    int          // guarded by sealing
 	shed    atomic.Bool
 	charge  *charge
@@ -132,7 +133,7 @@ func openFiles(dir string, now session) (_ *Layer, err error) {
 	if err := l.believe(rec, now, changed.Data); err != nil {
 		return nil, err
 	}
-	l.recent = make([]uint32, bitmapWords(l.table.count))
+	l.recent, l.lost = make([]uint32, bitmapWords(l.table.count)), make([]uint32, bitmapWords(l.table.count))
 	l.announce()
 	return l, nil
 }
@@ -222,8 +223,7 @@ func (l *Layer) Put(i int, p []byte) error {
 }
 
 func (l *Layer) put(i int, c Chunk, p []byte) error {
-	l.content.RLock()
-	defer l.content.RUnlock()
+	defer l.storing(i)()
 	if isSet(l.presence.present, i) {
 		return nil
 	}
@@ -243,6 +243,20 @@ func (l *Layer) put(i int, c Chunk, p []byte) error {
 		l.charge.drop(c.onDisk())
 	}
 	return nil
+}
+
+// storing keeps Shed from taking chunks away, while chunk i is stored, until the function that it returns is called. How much of a claim is on
+// the disk, and counted already, nobody knows: where one was settled the layer is counted anew.
+func (l *Layer) storing(i int) (done func()) {
+	l.content.RLock()
+	claimed := isSet(l.presence.claimed, i)
+	return func() {
+		settled := claimed && !isSet(l.presence.claimed, i)
+		l.content.RUnlock()
+		if settled {
+			l.recount()
+		}
+	}
 }
 
 // Usage returns the bytes that the layer's files occupy on disk; 0 when it was removed.

@@ -9,33 +9,28 @@ import (
 // Has reports whether the data file holds chunk i. The first call after a reboot, or a crash of the daemon, for a chunk that was there
 // before reads and hashes it.
 func (l *Layer) Has(i int) bool {
-	return isSet(l.presence.present, i) || isSet(l.presence.claimed, i) && l.check(i)
+	return isSet(l.presence.present, i) || l.Claimed(i) && l.check(i)
 }
 
 // Claimed reports whether Has would have to read and hash chunk i.
 func (l *Layer) Claimed(i int) bool {
-	return !isSet(l.presence.present, i) && isSet(l.presence.claimed, i)
+	return !isSet(l.presence.present, i) && isSet(l.presence.claimed, i) && !isSet(l.lost, i)
 }
 
-// check settles the claim that chunk i is present. The claim goes before the chunk counts: the last one makes the layer complete, and
-// who seals it then takes a checksum of marks and claims. It goes after the mark, or others would take the chunk for missing.
+// check looks whether the claim that chunk i is present is right. One that is not stays a claim, for its blocks are still there: see lose.
 func (l *Layer) check(i int) bool {
 	l.content.RLock()
 	defer l.content.RUnlock()
-	if !isSet(l.presence.claimed, i) { // somebody else was faster, or has taken it away
+	if !l.Claimed(i) { // somebody else was faster, or has taken it away
 		return isSet(l.presence.present, i)
 	}
 	c := l.table.chunk(i)
-	ok := l.intact(c)
-	isNew := ok && set(l.presence.present, i)
-	unset(l.presence.claimed, i)
-	if isNew {
-		l.count(c.Size)
+	if !l.intact(c) {
+		set(l.lost, i)
+		return false
 	}
-	if !ok {
-		l.charge.drop(c.onDisk())
-	}
-	return ok
+	l.mark(i, c.Size)
+	return true
 }
 
 // intact reports whether the data file has the bytes of c. It reads and hashes them.
@@ -45,13 +40,47 @@ func (l *Layer) intact(c Chunk) bool {
 	return err == nil && l.sums.sum(h) == c.Digest
 }
 
-// mark makes a chunk present, and reports whether it was not before.
+// mark makes a chunk present, and reports whether it was not before. That settles a claim, which goes before the chunk counts: the last one
+// makes the layer complete, and who seals it then takes a checksum of marks and claims. It goes after the mark, or others would take the
+// chunk for missing.
 func (l *Layer) mark(i int, size int64) bool {
 	isNew := set(l.presence.present, i)
+	if isSet(l.presence.claimed, i) { // seldom: the page stays clean
+		unset(l.presence.claimed, i)
+	}
 	if isNew {
 		l.count(size)
 	}
 	return isNew
+}
+
+// lose makes a chunk absent that the disk has lost. Its blocks stay where they are, as a native mount may have them, and are counted: it is a
+// claim then of which is known that it is wrong, until the chunk is stored again or Shed takes it. Readers that have asked Has already get what
+// the page cache or the disk has.
+func (l *Layer) lose(i int) {
+	l.content.Lock()
+	defer l.content.Unlock()
+	l.loseHeld(i)
+}
+
+// loseHeld is lose for who holds l.content. It reports whether the chunk was present.
+func (l *Layer) loseHeld(i int) bool {
+	set(l.lost, i)
+	if !isSet(l.presence.present, i) {
+		return false
+	}
+	set(l.presence.claimed, i)
+	unset(l.presence.present, i)
+	l.presentChunks.Add(-1)
+	l.presentBytes.Add(-l.table.size(i))
+	l.wholeMu.Lock()
+	defer l.wholeMu.Unlock()
+	select {
+	case <-l.whole:
+		l.whole = make(chan struct{})
+	default:
+	}
+	return true
 }
 
 func (l *Layer) count(size int64) {

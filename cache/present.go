@@ -16,7 +16,8 @@ import (
 //
 //	header   magic [8]byte, version u32, chunks u32, boot ID [36]byte, ctime of the data file u64, CRC-32C u32 (see touched.go)
 //	present  chunks that the data file holds, checked during the boot that the header names
-//	claimed  chunks that were present before a reboot, or before a crash of the daemon, and were not looked at since
+//	claimed  chunks that were present before a reboot, or before a crash of the daemon, and were not looked at since; and those that were
+//	         looked at and are wrong, as long as they have blocks in the data file
 const (
 	presenceMagic   = "SLUICEPR"
 	presenceVersion = 1

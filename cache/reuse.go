@@ -244,8 +244,7 @@ func (l *Layer) cloneChunk(i int, from *Layer, j int, want []byte) bool {
 		return false
 	}
 	defer from.Pin()()
-	l.content.RLock()
-	defer l.content.RUnlock()
+	defer l.storing(i)()
 	if isSet(l.presence.present, i) || !isSet(from.presence.present, j) || l.charge.add(to.onDisk()) != nil {
 		return false
 	}

@@ -92,8 +92,9 @@ func (l *Layer) seal(ctx context.Context) error {
 // discardAll has all chunks fetched again.
 func (l *Layer) discardAll() error {
 	for i := range l.table.count {
-		l.unmark(i)
+		l.lose(i)
 	}
+	l.recount() // the disk may have lost blocks too
 	l.Trim()
 	return l.dropPages() // those whose writing failed count as clean
 }
@@ -108,11 +109,12 @@ func (l *Layer) verifyAll(ctx context.Context) error {
 			return err
 		}
 		if !ok {
-			l.unmark(i)
+			l.lose(i)
 			wrong++
 		}
 	}
 	if wrong > 0 {
+		l.recount()
 		return fmt.Errorf("the disk has lost %d chunks: %w", wrong, ErrIncomplete)
 	}
 	return l.dropPages()
@@ -148,23 +150,6 @@ func (l *Layer) Recheck(ctx context.Context) error {
 		}
 	}
 	return err
-}
-
-// unmark makes a chunk absent. Readers that have asked Has already get what the page cache or the disk has.
-func (l *Layer) unmark(i int) {
-	if !unset(l.presence.present, i) {
-		return
-	}
-	l.charge.drop(l.table.chunk(i).onDisk()) // of blocks that the disk may have still: whoever stores the chunk again takes them again
-	l.presentChunks.Add(-1)
-	l.presentBytes.Add(-l.table.size(i))
-	l.wholeMu.Lock()
-	defer l.wholeMu.Unlock()
-	select {
-	case <-l.whole:
-		l.whole = make(chan struct{})
-	default:
-	}
 }
 
 func (l *Layer) dropPages() error {

@@ -118,36 +118,45 @@ func (l *Layer) discard(chunks []int) (freed int64, err error) {
 	if l.pins.Load() > 0 {
 		return 0, nil
 	}
-	chunks = slices.DeleteFunc(chunks, func(i int) bool { return !l.forget(i) })
 	slices.Sort(chunks)
-	for len(chunks) > 0 {
+	chunks = slices.Compact(chunks) // the hand may have come by twice
+	claims := false
+	for len(chunks) > 0 && err == nil {
 		n := 1 // of those that lie side by side the hole is one
 		for n < len(chunks) && chunks[n] == chunks[n-1]+1 {
 			n++
 		}
-		if err = l.punch(chunks[0], chunks[n-1]); err != nil {
-			break
-		}
-		for _, i := range chunks[:n] {
-			freed += l.table.chunk(i).onDisk()
-		}
-		chunks = chunks[n:]
+		var held int64
+		var some bool
+		held, some, err = l.discardRun(chunks[:n])
+		freed, claims, chunks = freed+held, claims || some, chunks[n:]
 	}
 	if err != nil {
 		l.recountHeld() // who knows what is free
+	} else if claims {
+		freed += max(0, l.recountHeld())
 	}
 	return freed, err
 }
 
-// forget makes a chunk absent, if it was not.
-func (l *Layer) forget(i int) bool {
-	if unset(l.presence.claimed, i) {
-		l.charge.drop(l.table.chunk(i).onDisk())
-		return true
+// discardRun does so for chunks that lie side by side. What claims among them had on the disk nobody knows: it is not in freed. Chunks whose
+// blocks cannot be given back stay counted, as lost ones.
+func (l *Layer) discardRun(chunks []int) (freed int64, claims bool, err error) {
+	for _, i := range chunks {
+		if l.loseHeld(i) {
+			freed += l.table.chunk(i).onDisk()
+		} else {
+			claims = true
+		}
 	}
-	present := isSet(l.presence.present, i)
-	l.unmark(i)
-	return present
+	if err := l.punch(chunks[0], chunks[len(chunks)-1]); err != nil {
+		return 0, claims, err
+	}
+	for _, i := range chunks {
+		unset(l.presence.claimed, i)
+	}
+	l.charge.drop(freed)
+	return freed, claims, nil
 }
 
 // punch frees the blocks of chunks [first, last], which are absent: those too that they share with others which are absent.
@@ -185,7 +194,7 @@ func (l *Layer) vacant(i, step int, begin, end int64) bool {
 	return true
 }
 
-// recount has the layer charged with what it takes on disk. Half-written chunks, those that a disk has lost, and blocks of the file system's
+// recount has the layer charged with what it takes on disk. Half-written chunks, blocks that a disk has lost, and those of the file system's
 // own make the difference. It waits for what is being stored.
 func (l *Layer) recount() {
 	l.content.Lock()
@@ -193,11 +202,17 @@ func (l *Layer) recount() {
 	l.recountHeld()
 }
 
-// recountHeld is recount for who holds l.content.
-func (l *Layer) recountHeld() {
-	if n, err := dirUsage(l.dir); err == nil { // else it was removed, and is charged until it is closed
-		l.charge.set(n)
+// recountHeld is recount for who holds l.content. It returns how many bytes less are charged.
+func (l *Layer) recountHeld() (less int64) {
+	l.skeletonMu.Lock() // nor is a piece of it half-way between the charge and the disk
+	defer l.skeletonMu.Unlock()
+	n, err := dirUsage(l.dir)
+	if err != nil {
+		return 0 // it was removed, and is charged until it is closed
 	}
+	less = l.charge.bytes.Load() - n
+	l.charge.drop(less)
+	return less
 }
 
 // Touch records that the layer is used now, for LastUse in this process and later ones.
