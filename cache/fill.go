@@ -40,6 +40,9 @@ type Filling struct {
 // The chunks of such a layer are pieces of its address space, with checksums that only tell what a disk has lost; they cannot be
 // fetched one by one. Where the store has the layer already, and lacks some of its chunks, they are taken from what build has made.
 //
+// What build writes is charged before it is written. Where it does not become a layer, the charge ends when the files are gone; what is
+// taken from them, or not needed, goes piece by piece, so that there need not be room for both.
+//
 // On a full disk what is being written waits until room was made. Errors are those of Create.
 func (s *Store) Fill(d digest.Digest, build func(*Filling) (Info, error)) (*Layer, error) {
 	if err := d.Validate(); err != nil {
@@ -61,17 +64,20 @@ func (s *Store) fill(d digest.Digest, build func(*Filling) (Info, error)) (*Laye
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(tmp)
-	c := &charge{budget: s.budget}
+	c, entered := &charge{budget: s.budget}, false
+	defer func() {
+		if !entered {
+			c.clear(tmp)
+		}
+	}()
 	if err := s.fillDir(tmp, c, build); err != nil {
-		c.set(0)
 		return nil, err
 	}
-	l, isNew, err := s.enter(d, tmp, c)
-	if err != nil || isNew {
+	l, entered, err := s.enter(d, tmp, c)
+	if err != nil || entered {
 		return l, err
 	}
-	if err := l.mend(tmp); err != nil {
+	if err := l.mend(tmp, c); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
@@ -220,8 +226,8 @@ func (f *Filling) writeRun(p []byte, from, to int) error {
 	return err
 }
 
-// mend takes the chunks that l lacks from a folder that Fill has made for the same blob.
-func (l *Layer) mend(dir string) (err error) {
+// mend takes the chunks that l lacks from a folder that Fill has made for the same blob, and that c is what it takes.
+func (l *Layer) mend(dir string, c *charge) (err error) {
 	if l.sums != xxhashSums || l.Complete() {
 		return nil
 	}
@@ -233,18 +239,40 @@ func (l *Layer) mend(dir string) (err error) {
 	if !bytes.Equal(l.table.mapping, fresh.table.mapping) {
 		return errors.New("an earlier version of Sluice has laid it out in another way")
 	}
-	buf := make([]byte, fillChunk)
+	fresh.charge = c
+	var lacks []int
 	for i := range l.NumChunks() {
-		if l.Has(i) {
-			continue
+		if !l.Has(i) {
+			lacks = append(lacks, i)
+		} else {
+			fresh.giveUp(i)
 		}
-		c := l.Chunk(i)
-		if _, err := fresh.data.ReadAt(buf[:c.Size], c.DataOffset); err != nil {
+	}
+	buf := make([]byte, fillChunk)
+	for _, i := range lacks {
+		p := buf[:l.table.size(i)]
+		if _, err := fresh.data.ReadAt(p, l.Chunk(i).DataOffset); err != nil {
 			return err
 		}
-		if err := l.Put(i, buf[:c.Size]); err != nil {
+		fresh.giveUp(i)
+		if err := l.putHard(i, p); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// giveUp gives back what a chunk takes of a layer that nobody has, where the file system can.
+func (l *Layer) giveUp(i int) {
+	_ = l.punch(i, i)
+	l.recount()
+}
+
+// putHard is Put for who can wait until room was made.
+func (l *Layer) putHard(i int, p []byte) error {
+	err := l.Put(i, p)
+	if errors.Is(err, ErrFull) && l.store.budget.makeRoom() {
+		err = l.Put(i, p)
+	}
+	return err
 }

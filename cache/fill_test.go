@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -166,5 +167,144 @@ func damage(t *testing.T, file string, off int64) {
 	defer f.Close()
 	if _, err := f.WriteAt([]byte{0, 0, 0, 0}, off); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestMendIsCounted mends a layer with no more room than Fill takes, and a little: both folders are counted, and nothing is there twice that
+// need not be.
+func TestMendIsCounted(t *testing.T) {
+	data := spread(32 << 20)
+	for loss, lose := range losses {
+		for name, lost := range map[string][]int{"half": {0, 2, 4, 6}, "all": {0, 1, 2, 3, 4, 5, 6, 7}} {
+			t.Run(name+" "+loss, func(t *testing.T) {
+				root, d := memoryDir(t), digest.FromString("x")
+				store := openStore(t, root, bootA)
+				l := fill(t, store, d, piece{0, data})
+				for _, i := range lost {
+					lose(t, l, l.Chunk(i))
+				}
+				closeAll(t, l, store)
+				store = openStore(t, root, bootB)
+				l, err := store.Get(d)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range l.NumChunks() {
+					l.Has(i)
+				}
+				counts(t, store.Used(), l.dir)
+				store.SetQuota(Quota{Limit: store.Used() + int64(len(data)) + 1<<20}, nil)
+				again := fill(t, store, d, piece{0, data})
+				if again != l || !l.Complete() {
+					t.Error("it was not mended")
+				}
+				counts(t, store.Used(), l.dir)
+				sealNow(t, l)
+				counts(t, store.Used(), l.dir)
+				closeAll(t, again, l, store)
+			})
+		}
+	}
+}
+
+// TestMendWaits: chunks that are mostly zeros come without, and take all of their blocks in the place of those that were lost. Who mends waits for
+// the room, and what it has meanwhile is counted.
+func TestMendWaits(t *testing.T) {
+	root, d := memoryDir(t), digest.FromString("x")
+	var pieces []piece
+	for off := int64(0); off < 16<<20; off += 4 << 20 {
+		pieces = append(pieces, piece{off, spread(1 << 20)}, piece{off + 4<<20 - 4096, spread(4096)})
+	}
+	store := openStore(t, root, bootA)
+	l := fill(t, store, d, pieces...)
+	for i := range l.NumChunks() {
+		damage(t, l.DataPath(), l.Chunk(i).DataOffset)
+	}
+	closeAll(t, l, store)
+	store = openStore(t, root, bootB)
+	l, err := store.Get(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rounds, quota := 0, Quota{Limit: 2*store.Used() + 1<<20}
+	store.SetQuota(quota, func() {
+		rounds++
+		made, err := filepath.Glob(filepath.Join(store.tempDir(), "*"))
+		if err != nil || len(made) != 1 {
+			t.Errorf("%v is made, %v", made, err)
+		}
+		counts(t, store.Used(), append(made, l.dir)...)
+		quota.Limit += 16 << 20
+		store.SetQuota(quota, nil)
+	})
+	again := fill(t, store, d, pieces...)
+	if rounds != 1 || !l.Complete() {
+		t.Errorf("complete: %t, room was made %d times", l.Complete(), rounds)
+	}
+	counts(t, store.Used(), l.dir)
+	closeAll(t, again, l, store)
+}
+
+// TestGivenBackWhenGone: a folder that becomes no layer is counted until it is gone.
+func TestGivenBackWhenGone(t *testing.T) {
+	smp := newSample("layer", 4096)
+	for name, bring := range map[string]func(s *Store, last func() error) (*Layer, error){
+		"fill fails": func(s *Store, last func() error) (*Layer, error) {
+			return s.Fill(newSample("another").digest, func(f *Filling) (Info, error) {
+				_, err := f.WriteAt(spread(4<<20), 0)
+				return Info{}, errors.Join(err, last(), io.ErrUnexpectedEOF)
+			})
+		},
+		"filled beside another": func(s *Store, last func() error) (*Layer, error) {
+			return s.Fill(smp.digest, func(f *Filling) (Info, error) {
+				_, err := f.WriteAt(spread(4<<20), 0)
+				return Info{DataSize: 4 << 20}, errors.Join(err, last())
+			})
+		},
+		"created beside another": func(s *Store, last func() error) (*Layer, error) {
+			return s.Create(smp.digest, smp.info(), func(meta *os.File, add func(Chunk) error) error {
+				return errors.Join(smp.build(meta, add), last())
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := openStore(t, t.TempDir(), bootA)
+			first := smp.create(t, store)
+			before := store.Used()
+			written, end := make(chan struct{}), make(chan *Layer)
+			go func() {
+				l, err := bring(store, func() error {
+					store.budget.mu.Lock() // whoever gives something back waits for it
+					close(written)
+					return nil
+				})
+				if (err == nil) != (name != "fill fails") {
+					t.Error(err)
+				}
+				end <- l
+			}()
+			<-written
+			for began := time.Now(); ; time.Sleep(time.Millisecond) {
+				left, err := os.ReadDir(store.tempDir())
+				if err != nil {
+					t.Error(err)
+				}
+				if len(left) == 0 {
+					break
+				}
+				if time.Since(began) > 5*time.Second {
+					t.Errorf("%d bytes are counted, %d before, and %v is there", store.Used(), before, left)
+					break
+				}
+			}
+			store.budget.mu.Unlock()
+			if l := <-end; l != nil {
+				closeAll(t, l)
+			}
+			if store.Used() != before {
+				t.Errorf("%d bytes are counted, %d before", store.Used(), before)
+			}
+			closeAll(t, first, store)
+		})
 	}
 }

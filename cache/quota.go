@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -236,14 +237,13 @@ func (c *charge) drop(n int64) {
 	c.budget.give(n)
 }
 
-// measure charges what a new folder takes. The error wraps ErrFull.
+// measure charges what a new folder takes. The error wraps ErrFull, and leaves the charge as it was.
 func (c *charge) measure(dir string) error {
 	n, err := dirUsage(dir)
 	if err == nil {
 		err = c.budget.takeHard(n - c.bytes.Load())
 	}
 	if err != nil {
-		c.set(0)
 		return err
 	}
 	c.bytes.Store(n)
@@ -257,6 +257,12 @@ func (c *charge) addHard(n int64) error {
 	}
 	c.bytes.Add(n)
 	return nil
+}
+
+// clear removes a folder, and gives back what it was charged with once that is done.
+func (c *charge) clear(dir string) {
+	os.RemoveAll(dir) // what is left goes with the next start
+	c.set(0)
 }
 
 // set corrects the charge to what was found on the disk.

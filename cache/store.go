@@ -50,6 +50,8 @@ func (s *Store) get(d digest.Digest) (*Layer, error) {
 // the order of DataOffset. info.ID is chosen by the store. Nothing is visible before all is written; where another call
 // was faster, its layer is returned. The caller closes the layer.
 //
+// What was written is charged before it becomes the layer. Where it does not, the charge ends when the files are gone.
+//
 // On a full disk room is made, and build called once more. The error wraps ErrFull where the quota leaves no room, and is one of IsOutOfSpace
 // where the disk does not.
 func (s *Store) Create(d digest.Digest, info Info, build func(meta *os.File, add func(Chunk) error) error) (l *Layer, err error) {
@@ -72,7 +74,12 @@ func (s *Store) create(d digest.Digest, info Info, build func(meta *os.File, add
 	if err != nil {
 		return nil, 0, err
 	}
-	defer os.RemoveAll(tmp)
+	c, entered := &charge{budget: s.budget}, false
+	defer func() {
+		if !entered {
+			c.clear(tmp)
+		}
+	}()
 	if info.ID, err = s.nextID(); err != nil {
 		return nil, 0, err
 	}
@@ -80,24 +87,21 @@ func (s *Store) create(d digest.Digest, info Info, build func(meta *os.File, add
 		written, _ = dirUsage(tmp) // less is known without
 		return nil, written, err
 	}
-	c := &charge{budget: s.budget}
 	if err := c.measure(tmp); err != nil {
 		return nil, 0, err
 	}
-	l, _, err = s.enter(d, tmp, c)
+	l, entered, err = s.enter(d, tmp, c)
 	return l, 0, err
 }
 
-// enter makes a finished folder a layer, unless there is one already. c is what the folder takes, and is given back if it does not become one.
-func (s *Store) enter(d digest.Digest, tmp string, c *charge) (l *Layer, isNew bool, err error) {
+// enter makes a finished folder a layer, with its charge, unless there is one already.
+func (s *Store) enter(d digest.Digest, tmp string, c *charge) (l *Layer, entered bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l, err := s.get(d); !errors.Is(err, fs.ErrNotExist) { // another error may pass, and the layer may be a good one
-		c.set(0)
 		return l, false, err
 	}
 	if err := s.publish(tmp, s.layerDir(d)); err != nil {
-		c.set(0)
 		return nil, false, err
 	}
 	s.chargeOf(d).set(0) // of a damaged one
