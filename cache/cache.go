@@ -193,6 +193,9 @@ func (s *Store) layerDir(d digest.Digest) string {
 }
 
 func lockFile(name string) (*os.File, error) {
+	if err := clearWay(name); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err

@@ -78,10 +78,7 @@ func (s *Store) unsealIfEarlier(dir string) error {
 
 // presenceBoot returns the boot that a presence record is of.
 func presenceBoot(name string) (string, error) {
-	if _, err := fileCtime(name); err != nil {
-		return "", err
-	}
-	f, err := os.Open(name)
+	f, err := openFile(name, os.O_RDONLY)
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,8 @@ package cache
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -153,5 +155,29 @@ func TestIndexOfLayer(t *testing.T) {
 	alike[31]++
 	if got := l.withDigest(alike); got != nil {
 		t.Errorf("a digest that begins like that of chunk 1 is found as %v", got)
+	}
+}
+
+// TestIndexMisplaced: what is no file goes when its layer is opened.
+func TestIndexMisplaced(t *testing.T) {
+	for _, how := range []string{"fifo", "directory", "symlink", "loop"} {
+		t.Run(how, func(t *testing.T) {
+			store := openStore(t, t.TempDir(), bootA)
+			defer closeAll(t, store)
+			smp := layerOf("a", noise(1, 5000))
+			closeAll(t, smp.create(t, store))
+			name := filepath.Join(store.layerDir(smp.digest), indexName)
+			if err := tamperings[how](name); err != nil {
+				t.Fatal(err)
+			}
+			l, err := store.Get(smp.digest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("it is still there: %v", err)
+			}
+			closeAll(t, l)
+		})
 	}
 }

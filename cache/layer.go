@@ -118,13 +118,10 @@ func openFiles(dir string, now session) (_ *Layer, err error) {
 		return nil, err
 	}
 	l.direct = openDirect(l.DataPath())
-	if _, err := fileCtime(filepath.Join(dir, presentName)); err != nil {
-		return nil, err
-	}
 	if l.presence, err = openPresence(filepath.Join(dir, presentName), l.table.count); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{skeletonName, tocName} {
+	for _, name := range []string{indexName, skeletonName, tocName} {
 		if err := clearWay(filepath.Join(dir, name)); err != nil {
 			return nil, err
 		}

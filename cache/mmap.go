@@ -15,7 +15,7 @@ func mapFile(name string, write bool) (mapping, error) {
 	if write {
 		flag, prot = os.O_RDWR, unix.PROT_READ|unix.PROT_WRITE
 	}
-	f, err := os.OpenFile(name, flag, 0)
+	f, err := openFile(name, flag)
 	if err != nil {
 		return nil, err
 	}

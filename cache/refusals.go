@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -87,7 +86,7 @@ func (s *Store) readRefusals() {
 		return
 	}
 	s.refusals.list = []Refusal{}
-	b, err := os.ReadFile(s.refusalsPath())
+	b, err := readFile(s.refusalsPath())
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			s.refusals.list = nil // it is tried again

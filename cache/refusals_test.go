@@ -1,8 +1,10 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -100,4 +102,25 @@ func TestRefuseFullDisk(t *testing.T) {
 		t.Error("no error")
 	}
 	remembers(t, s, map[int]bool{1: true})
+}
+
+// TestRefusalsMisplaced: what is no file keeps nobody waiting.
+func TestRefusalsMisplaced(t *testing.T) {
+	for _, name := range []string{refusalsName, refusalsName + newSuffix} {
+		for _, how := range []string{"fifo", "loop"} {
+			t.Run(how+" "+name, func(t *testing.T) {
+				s := openStore(t, t.TempDir(), bootA)
+				defer closeAll(t, s)
+				file := filepath.Join(s.dir, name)
+				if err := errors.Join(os.WriteFile(file, nil, 0o600), tamperings[how](file)); err != nil {
+					t.Fatal(err)
+				}
+				remembers(t, s, map[int]bool{1: false})
+				if err := s.Refuse(refusalOf(1)); err != nil {
+					t.Error(err)
+				}
+				remembers(t, s, map[int]bool{1: true})
+			})
+		}
+	}
 }

@@ -124,6 +124,13 @@ func TestCopyFromDamaged(t *testing.T) {
 			}
 		}
 	}
+	misplace := func(how string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			if err := tamperings[how](filepath.Join(dir, indexName)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	numbers := func(change func(k int) uint32) func(b []byte) []byte {
 		return func(b []byte) []byte {
 			for k := range contents {
@@ -148,6 +155,9 @@ func TestCopyFromDamaged(t *testing.T) {
 		"too far":   {index(numbers(func(k int) uint32 { return uint32(k) + 1<<31 })), 0},
 		"others":    {index(numbers(func(int) uint32 { return 1 })), 1},
 		"no record": {index(func(b []byte) []byte { clear(b[recordsHeader:]); return b }), 0},
+		"FIFO":      {misplace("fifo"), 0},
+		"folder":    {misplace("directory"), 0},
+		"symlink":   {misplace("symlink"), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := openStore(t, t.TempDir(), bootA)

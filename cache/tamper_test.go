@@ -473,10 +473,13 @@ func immutable(t *testing.T, file string, on bool) {
 // TestTamperedStore does it to what is the store's own.
 func TestTamperedStore(t *testing.T) {
 	for how, tamper := range tamperings {
-		for _, name := range []string{"lock", "format", "serial", "clean", "tmp", "sha256", "."} {
+		for _, name := range []string{"lock", "format", "serial", "clean", refusalsName, "tmp", "sha256", "."} {
 			t.Run(how+" "+name, func(t *testing.T) {
 				s := states["sealed"](t, memoryDir(t), ends["closed"])
 				file := filepath.Join(s.root, "layers", name)
+				if name == refusalsName {
+					refuse(t, s.root, 1)
+				}
 				if name == "tmp" || name == "sha256" || name == "." {
 					switch how {
 					case "deleted":
@@ -497,8 +500,7 @@ func TestTamperedStore(t *testing.T) {
 				} else if err := tamper(file); err != nil {
 					t.Skip(err)
 				}
-				refused := name == "." && how == "emptied" || name == "lock" && (how == "directory" || how == "loop")
-				if refused {
+				if name == "." && how == "emptied" {
 					for range 2 {
 						if l, err := open(s.root, bootA); err == nil || !strings.Contains(err.Error(), s.root) {
 							t.Errorf("open: %v, %v, want an error that names it", l, err)
@@ -508,9 +510,23 @@ func TestTamperedStore(t *testing.T) {
 				}
 				s.examine(t, bootA)
 				s.examine(t, bootB)
+				refuse(t, s.root, 2)
 			})
 		}
 	}
+}
+
+// refuse has a store remember a refusal, which it remembers when it is opened again.
+func refuse(t *testing.T, root string, which int) {
+	t.Helper()
+	s := openStore(t, root, bootA)
+	if err := s.Refuse(refusalOf(which)); err != nil {
+		t.Error(err)
+	}
+	closeAll(t, s)
+	s = openStore(t, root, bootA)
+	remembers(t, s, map[int]bool{which: true})
+	closeAll(t, s)
 }
 
 // TestIDsRunOut: no number in the file makes it impossible to make layers.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,6 +44,24 @@ func fileCtime(name string) (int64, error) {
 		return 0, damaged("%s: not a file", filepath.Base(name))
 	}
 	return st.Ctim.Nano(), nil
+}
+
+// openFile opens a file of the store. Something else in its place, of which a FIFO would have its opener wait, is damage.
+func openFile(name string, flag int) (*os.File, error) {
+	if _, err := fileCtime(name); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(name, flag|unix.O_NOFOLLOW, 0)
+}
+
+// readFile reads a file of the store, as openFile opens it.
+func readFile(name string) ([]byte, error) {
+	f, err := openFile(name, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 // misplaced makes damage of what the kernel says of a path where something else than a file is, or one that nobody may read: both are
@@ -85,7 +104,7 @@ func clearLeft(dir string, rec record) (cleared bool) {
 // clearWays removes what somebody has put into the places of the store's own files and folders.
 func (s *Store) clearWays() error {
 	var errs []error
-	for _, name := range []string{"format", "serial", "clean"} {
+	for _, name := range []string{"format", "serial", "clean", refusalsName} {
 		errs = append(errs, clearWay(filepath.Join(s.dir, name)))
 	}
 	for _, a := range algorithms {

@@ -32,7 +32,10 @@ const newSuffix = ".new"
 // replaceFile leaves nothing of what could not be written.
 func replaceFile(name string, write func(tmp string) error) error {
 	tmp := name + newSuffix
-	err := write(tmp)
+	err := clearWay(tmp)
+	if err == nil {
+		err = write(tmp)
+	}
 	if err == nil {
 		err = os.Rename(tmp, name)
 	}
