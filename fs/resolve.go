@@ -140,11 +140,15 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 }
 
 func (f *FS) addSource(places *sources, src Source) error {
+	repository, err := repositoryOf(src.Ref)
+	if err != nil {
+		return err
+	}
 	blob, err := f.opts.Registry.Blob(src.Ref, src.Digest, src.Size)
 	if err != nil {
 		return err
 	}
-	places.add(src.Ref, blob)
+	places.add(repository, blob)
 	return nil
 }
 
