@@ -67,6 +67,9 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		if f.opts.Resolved != nil {
 			f.opts.Resolved(time.Since(began))
 		}
+		if err != nil {
+			f.rights.forget(src.Digest)
+		}
 		return err
 	})
 	if err != nil {
