@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -235,8 +236,16 @@ func (f *FS) goals(hard bool) goals {
 		f.relieved = time.Now()
 		goal := max(0, used-max(used/10, size, leastRelief))
 		return goals{goal, goal}
-	case st.Trouble() != nil || q.Limit == 0:
+	case q.Limit == 0:
 		return goals{enough, enough}
+	case st.Trouble() != nil:
+		// What is given up may not be stored again. But where the quota refuses all, no write can end the trouble. A disk that is read-only gives
+		// nothing back.
+		if refused == 0 && !hard || errors.Is(st.Trouble(), unix.EROFS) {
+			return goals{enough, enough}
+		}
+		goal := q.Limit - st.Wanted() - 2*refused
+		return goals{goal, goal}
 	case hard:
 		return goals{q.Low, q.Limit - st.Wanted() - min(margin, shedMargin)}
 	case refused > 0 || used > q.High+margin: // readers have filled it: nothing else is stored above the high watermark
