@@ -81,7 +81,16 @@ func (u *use) take(l *cache.Layer) {
 // awaited says whether the layer was mounted for an image within so much time, and nobody has had it since.
 func (u *use) awaited(within time.Duration) bool { return ago(&u.pulled) < within }
 
-func ago(at *atomic.Int64) time.Duration { return time.Duration(time.Now().UnixNano() - at.Load()) }
+// ago is the time since at, which becomes now if it lies ahead: the clock was set back.
+func ago(at *atomic.Int64) time.Duration {
+	then := at.Load()
+	now := time.Now().UnixNano()
+	if then > now {
+		at.CompareAndSwap(then, now)
+		return 0
+	}
+	return time.Duration(now - then)
+}
 
 // relieve makes room whenever the store asks for it, until ctx ends, and when a layer becomes idle meanwhile, for nobody asks then.
 func (f *FS) relieve(ctx context.Context) {
