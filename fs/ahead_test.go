@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,7 +132,7 @@ func TestAheadOfOtherTOC(t *testing.T) {
 	}
 	n.ahead.put(open())
 	elsewhere := src
-	elsewhere.Ref = r.ref + "-2"
+	elsewhere.Ref = strings.Replace(r.ref, "/test/", "/other/", 1)
 	got, err := n.openMounted(t.Context(), elsewhere)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluice-snapshotter/sluice/cache"
 )
@@ -80,7 +81,16 @@ func (u *use) take(l *cache.Layer) {
 // awaited says whether the layer was mounted for an image within so much time, and nobody has had it since.
 func (u *use) awaited(within time.Duration) bool { return ago(&u.pulled) < within }
 
-func ago(at *atomic.Int64) time.Duration { return time.Duration(time.Now().UnixNano() - at.Load()) }
+// ago is the time since at, which becomes now if it lies ahead: the clock was set back.
+func ago(at *atomic.Int64) time.Duration {
+	then := at.Load()
+	now := time.Now().UnixNano()
+	if then > now {
+		at.CompareAndSwap(then, now)
+		return 0
+	}
+	return time.Duration(now - then)
+}
 
 // relieve makes room whenever the store asks for it, until ctx ends, and when a layer becomes idle meanwhile, for nobody asks then.
 func (f *FS) relieve(ctx context.Context) {
@@ -235,8 +245,16 @@ func (f *FS) goals(hard bool) goals {
 		f.relieved = time.Now()
 		goal := max(0, used-max(used/10, size, leastRelief))
 		return goals{goal, goal}
-	case st.Trouble() != nil || q.Limit == 0:
+	case q.Limit == 0:
 		return goals{enough, enough}
+	case st.Trouble() != nil:
+		// What is given up may not be stored again. But where the quota refuses all, no write can end the trouble. A disk that is read-only gives
+		// nothing back.
+		if refused == 0 && !hard || errors.Is(st.Trouble(), unix.EROFS) {
+			return goals{enough, enough}
+		}
+		goal := q.Limit - st.Wanted() - 2*refused
+		return goals{goal, goal}
 	case hard:
 		return goals{q.Low, q.Limit - st.Wanted() - min(margin, shedMargin)}
 	case refused > 0 || used > q.High+margin: // readers have filled it: nothing else is stored above the high watermark

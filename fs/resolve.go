@@ -67,6 +67,9 @@ func (f *FS) bring(ctx context.Context, src Source) (Source, error) {
 		if f.opts.Resolved != nil {
 			f.opts.Resolved(time.Since(began))
 		}
+		if err != nil {
+			f.rights.forget(src.Digest)
+		}
 		return err
 	})
 	if err != nil {
@@ -140,11 +143,15 @@ func (f *FS) open(ctx context.Context, src Source) (*openLayer, error) {
 }
 
 func (f *FS) addSource(places *sources, src Source) error {
+	repository, err := repositoryOf(src.Ref)
+	if err != nil {
+		return err
+	}
 	blob, err := f.opts.Registry.Blob(src.Ref, src.Digest, src.Size)
 	if err != nil {
 		return err
 	}
-	places.add(src.Ref, blob)
+	places.add(repository, blob)
 	return nil
 }
 

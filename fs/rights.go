@@ -27,6 +27,9 @@ import (
 // network. What a registry refuses (401, 403, 404 from every host that it has) is refused from then on, but for snapshots that there are, until bytes
 // of the blob come from there again. A restart forgets that: a snapshot's repository is one that has let the layer be read then.
 //
+// All of it is about layers that the store has. One that leaves it, or could not be brought into it, is forgotten, refusals and all: nobody is given it
+// before a registry has sent it again, and then all others are asked.
+//
 // The repository counts, not the image: a registry's rights are the repository's.
 
 // ErrNoRight says that an image is not given a layer that the node has for others, because its own registry has not let us read it.

@@ -169,6 +169,27 @@ func TestRightsBounded(t *testing.T) {
 	}
 }
 
+// TestRightsOfNothing: of layers that do not come into the store no rights are remembered.
+func TestRightsOfNothing(t *testing.T) {
+	n := newNode(t, Options{Mode: FUSE})
+	good := buildBlob(t, []file{regular("file", noise(1, 1000))})
+	n.mountLayer(t, newRegistry(t, good).source(good))
+	lie := buildBlob(t, []file{regular("file", noise(2, 1000))})
+	lie.tocDigest = digest.FromString("another")
+	plain, _ := plainBlob(t, regular("../file", noise(3, 1000)))
+	registries := []*registry{newRegistry(t, lie), newRegistry(t, plain)}
+	for i, src := range []Source{registries[0].source(lie), registries[1].bottom(plain, digest.FromString("any"))} {
+		if err := n.Mount(t.Context(), src); err == nil || registries[i].asked(src.Digest) == 0 {
+			t.Errorf("error is %v, %d requests", err, registries[i].asked(src.Digest))
+		}
+	}
+	n.rights.mu.Lock()
+	defer n.rights.mu.Unlock()
+	if len(n.rights.layers) != 1 || n.rights.layers[good.digest] == nil {
+		t.Errorf("remembered: %v", n.rights.layers)
+	}
+}
+
 // TestRightsOfBadReference has no repository to ask.
 func TestRightsOfBadReference(t *testing.T) {
 	n, l, first, _ := tenants(t)

@@ -13,11 +13,11 @@ import (
 	"github.com/sluice-snapshotter/sluice/fs/remote"
 )
 
-// maxSources bounds how many images a shared layer remembers as places to fetch it from.
+// maxSources bounds how many repositories a shared layer remembers as places to fetch it from.
 const maxSources = 16
 
 // sources is the blob of a mounted layer, in each of the repositories that images have named for it: when one fails, the
-// next is asked, and from then on first.
+// next is asked, and from then on first, and the one that has failed last.
 type sources struct {
 	granted func(repository string) // told where bytes came from
 
@@ -27,8 +27,8 @@ type sources struct {
 }
 
 type source struct {
-	ref  string
-	blob *remote.Blob
+	repository string
+	blob       *remote.Blob
 }
 
 // newSources has no place yet to fetch a layer from.
@@ -36,14 +36,22 @@ func (f *FS) newSources(d digest.Digest) *sources {
 	return &sources{granted: func(repository string) { f.rights.grant(d, repository) }}
 }
 
-// add takes one more place, to be asked after those that are known.
-func (s *sources) add(ref string, blob *remote.Blob) {
+// add takes one more place, which is asked next if the one that is asked first fails: who adds it has just been given the layer on its word. If there
+// are too many, the one goes that would be asked last.
+func (s *sources) add(repository string, blob *remote.Blob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	known := slices.ContainsFunc(s.list, func(o source) bool { return o.ref == ref })
-	if !known && len(s.list) < maxSources {
-		s.list = append(s.list, source{ref, blob})
+	o := source{repository, blob}
+	switch i := slices.IndexFunc(s.list, func(o source) bool { return o.repository == repository }); {
+	case i == 0:
+		return
+	case i > 0:
+		o = s.list[i] // which knows what its hosts are like
+		s.list = slices.Delete(s.list, i, i+1)
+	case len(s.list) == maxSources:
+		s.list = s.list[:maxSources-1]
 	}
+	s.list = slices.Insert(s.list, min(1, len(s.list)), o)
 }
 
 func (s *sources) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser, error) {
@@ -55,9 +63,7 @@ func (s *sources) ReadRange(ctx context.Context, off, size int64) (io.ReadCloser
 		rc, err := o.blob.ReadRange(ctx, off, size)
 		if err == nil {
 			s.prefer(o)
-			if repository, err := repositoryOf(o.ref); err == nil {
-				s.granted(repository)
-			}
+			s.granted(o.repository)
 			return rc, nil
 		}
 		errs = append(errs, err)
@@ -73,7 +79,7 @@ func (s *sources) prefer(o source) {
 	defer s.mu.Unlock()
 	s.last = o.blob
 	if i := slices.Index(s.list, o); i > 0 {
-		s.list = slices.Insert(slices.Delete(s.list, i, i+1), 0, o)
+		s.list = slices.Concat(s.list[i:], s.list[:i])
 	}
 }
 

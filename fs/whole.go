@@ -123,6 +123,9 @@ func (f *FS) ensure(ctx context.Context, src Source) error {
 		if _, ok := errors.AsType[*plain.RefusedError](err); ok {
 			f.refused.keep(src.Digest, err)
 		}
+		if err != nil {
+			f.rights.forget(src.Digest)
+		}
 		return err
 	})
 }

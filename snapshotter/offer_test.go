@@ -34,6 +34,10 @@ func TestFallback(t *testing.T) {
 		{"malformed reference", func(r *registry, img *image, labels map[string]string) {
 			labels["containerd.io/snapshot/cri.image-ref"] = "no host"
 		}},
+		{"two sources", func(r *registry, img *image, labels map[string]string) {
+			labels["containerd.io/snapshot/remote/stargz.reference"] = "another.example/app:latest"
+			labels["containerd.io/snapshot/remote/stargz.digest"] = img.layers[0].desc.Digest.String()
+		}},
 		{"no labels", func(r *registry, img *image, labels map[string]string) {
 			delete(labels, "containerd.io/snapshot/cri.image-ref")
 		}},

@@ -17,7 +17,7 @@ import (
 )
 
 // Labels by which clients of stargz-snapshotter say where a layer is
-// (its fs/source/source.go).
+// (its fs/source/source.go): they write them over whatever the image has.
 const (
 	stargzReferenceLabel = "containerd.io/snapshot/remote/stargz.reference"
 	stargzDigestLabel    = "containerd.io/snapshot/remote/stargz.digest"
@@ -87,24 +87,54 @@ func (r *labelReader) reference(label string) string {
 	return v
 }
 
+// same checks that two labels say the same.
+func (r *labelReader) same(label, other string) {
+	if r.labels[label] != r.labels[other] {
+		r.fail(label, fmt.Errorf("label %s=%q says otherwise, and one of them is the image's own", other, r.labels[other]))
+	}
+}
+
 // offeredSource reads the labels that containerd gives to Prepare for a layer.
 // Errors: errNoSource, *LabelError.
+//
+// containerd makes labels of the annotations that the image's own manifest has
+// for the layer (core/unpack; pkg/unpack in 1.7). So those that neither it nor
+// its client sets are the image's, which could name a repository that others
+// pay for with their credentials. Whoever pulls sets both labels of one pair,
+// over the image's. The other pair, if there is one, is then the image's, and
+// nothing says which is: so they have to name the same. Where nobody sets
+// any, an image that does cannot be told from one that was asked for; containerd
+// has to be told to set its own (docs/reference.md).
 func offeredSource(labels map[string]string) (fs.Source, error) {
-	ref, layer := snapshotters.TargetRefLabel, snapshotters.TargetLayerDigestLabel
-	if labels[ref] == "" || labels[layer] == "" {
-		ref, layer = stargzReferenceLabel, stargzDigestLabel
-	}
-	if labels[ref] == "" || labels[layer] == "" {
+	cri := sourceLabels{snapshotters.TargetRefLabel, snapshotters.TargetLayerDigestLabel}
+	stargz := sourceLabels{stargzReferenceLabel, stargzDigestLabel}
+	from := cri
+	switch {
+	case cri.in(labels):
+	case stargz.in(labels):
+		from = stargz
+	default:
 		return fs.Source{}, errNoSource
 	}
 	r := labelReader{labels: labels}
 	src := fs.Source{
-		Ref:       r.reference(ref),
-		Digest:    r.digest(layer),
+		Ref:       r.reference(from.ref),
+		Digest:    r.digest(from.layer),
 		Manifest:  r.digest(snapshotters.TargetManifestDigestLabel),
 		TOCDigest: r.digest(estargz.TOCJSONDigestAnnotation),
 	}
+	if stargz.in(labels) {
+		r.same(stargz.ref, from.ref)
+		r.same(stargz.layer, from.layer)
+	}
 	return src, r.err
+}
+
+// sourceLabels are two labels that say together where a layer is.
+type sourceLabels struct{ ref, layer string }
+
+func (l sourceLabels) in(labels map[string]string) bool {
+	return labels[l.ref] != "" && labels[l.layer] != ""
 }
 
 // recordedSource reads the labels that remoteLabels wrote.
