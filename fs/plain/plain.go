@@ -60,7 +60,13 @@ func (e *DigestError) Error() string {
 	return s
 }
 
-func (e *DigestError) Unwrap() error { return e.Err }
+// Unwrap returns Err, and nothing where that is nil: containerd's conversion to gRPC panics at an error that wraps a nil one.
+func (e *DigestError) Unwrap() []error {
+	if e.Err == nil {
+		return nil
+	}
+	return []error{e.Err}
+}
 
 // A RefusedError says that what came is the blob, and no layer that can be shown. It will not be one when it is fetched again.
 type RefusedError struct{ Err error }

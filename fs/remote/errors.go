@@ -35,7 +35,13 @@ type Error struct {
 // Temporary reports whether the same host may answer better later.
 func (e *Error) Temporary() bool { return e.temporary }
 
-func (e *Error) Unwrap() error { return e.Err }
+// Unwrap returns Err, and nothing where that is nil: containerd's conversion to gRPC panics at an error that wraps a nil one.
+func (e *Error) Unwrap() []error {
+	if e.Err == nil {
+		return nil
+	}
+	return []error{e.Err}
+}
 
 // Refused reports whether err says that every host which was asked has answered that it has no such thing, or none for us: 401, 403 or 404.
 func Refused(err error) bool {
