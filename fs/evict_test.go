@@ -177,7 +177,7 @@ func TestQuotaNative(t *testing.T) {
 		if s := n.status(t, second); s.Mount() != erofsOnFUSE {
 			t.Errorf("above the low watermark a complete layer is mounted as %s", s.Mount())
 		}
-		n.bound(1)
+		n.bound(10)
 		n.grace = 0
 		n.MakeRoom()
 		if s := n.status(t, first); s.State != Complete {
