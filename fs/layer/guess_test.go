@@ -54,9 +54,8 @@ func usual(h *tar.Header) {
 	h.Uname, h.Gname = "root", "root"
 }
 
-// copied is a layer all of which has come, most of it from the version before, but not from that layer's skeleton. Both have headers as change
-// makes them.
-func copied(t *testing.T, change func(h *tar.Header), opts ...estargz.Option) *harness {
+// beside opens a layer whose previous version the store has all of.
+func beside(t *testing.T, change func(h *tar.Header), opts ...estargz.Option) *harness {
 	t.Helper()
 	old := open(t, buildAs(change, smallFiles(), opts...), nil)
 	if err := old.Fill(t.Context()); err != nil {
@@ -65,13 +64,20 @@ func copied(t *testing.T, change func(h *tar.Header), opts ...estargz.Option) *h
 	f := buildAs(change, changedFiles(), opts...)
 	o := f.options(t, old.store)
 	keepSkeleton(&o)
-	next := openWith(t, f, o)
+	return openWith(t, f, o)
+}
+
+// copied is a layer all of which has come, most of it from the version before, but not from that layer's skeleton. Both have headers as change
+// makes them.
+func copied(t *testing.T, change func(h *tar.Header), opts ...estargz.Option) *harness {
+	t.Helper()
+	next := beside(t, change, opts...)
 	next.blob.answer(nil) // with the TOC comes the end of the blob
 	if err := next.Fill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := next.blob.fetchedBytes(); n > int64(len(f.blob))/4 {
-		t.Fatalf("%d of %d bytes were fetched", n, len(f.blob))
+	if n := next.blob.fetchedBytes(); n > int64(len(next.fix.blob))/4 {
+		t.Fatalf("%d of %d bytes were fetched", n, len(next.fix.blob))
 	}
 	next.blob.answer(nil)
 	return next
@@ -207,22 +213,15 @@ func TestProveCopiedLies(t *testing.T) {
 func TestProveCopiedAfterRestarts(t *testing.T) {
 	for name, opts := range packings {
 		t.Run(name, func(t *testing.T) {
-			old := open(t, buildAs(usual, smallFiles(), opts...), nil)
-			if err := old.Fill(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			f := buildAs(usual, changedFiles(), opts...)
-			o := f.options(t, old.store)
-			keepSkeleton(&o)
-			h := openWith(t, f, o)
+			h := beside(t, usual, opts...)
 			off, _ := h.place(changedFile)
 			h.mustCheck(off, 100)
 			h.close()
 
-			o = f.options(t, old.store)
+			o := h.fix.options(t, h.store)
 			keepSkeleton(&o)
 			o.TOCDigest = ""
-			again := openWith(t, f, o)
+			again := openWith(t, h.fix, o)
 			if err := again.Fill(t.Context()); err != nil {
 				t.Fatal(err)
 			}
