@@ -13,8 +13,9 @@ const (
 	manyFiles = 126_000
 	manyRSS   = 64 << 20 // bytes of the daemon, with as many as 20 such layers mounted
 
-	// Several times the goals of 3 s and 20 ms, so that only a fault fails on a busy machine: what it takes is logged.
-	firstMountLimit, secondMountLimit = 9 * time.Second, 500 * time.Millisecond
+	// Of the daemon's time on the cores, which does not depend on what else the machine does. The goals of 3 s and 20 ms are for a clock, and are
+	// logged.
+	firstMountLimit, secondMountLimit = 4 * time.Second, 500 * time.Millisecond
 
 	restLimit = 20 * time.Second // after work; memory is given back when there has been none for two seconds
 )
@@ -36,7 +37,7 @@ func TestManyFiles(t *testing.T) {
 		c := lazily(stack.Container{Ref: upload(t, reg, im, "test/many:esgz")})
 		began := time.Now()
 		pull(t, n, c)
-		took(t, "first", began, layers, firstMountLimit)
+		took(t, n, "first", began, layers, firstMountLimit)
 		small(t, n, layers)
 		samplesRight(t, n, c)
 		small(t, n, layers)
@@ -46,19 +47,25 @@ func TestManyFiles(t *testing.T) {
 		if err := n.RestartDaemon(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		took(t, "second", began, layers, secondMountLimit)
+		took(t, n, "second", began, layers, secondMountLimit)
 		small(t, n, layers)
 		samplesRight(t, n, c)
 	})
 }
 
-// took logs how long the mounts of all layers took, with all that comes with them: a pull, or a start of the daemon.
-func took(t *testing.T, which string, began time.Time, layers int, limit time.Duration) {
+// took logs how long the mounts of all layers took, with all that comes with them: a pull, or a start of the daemon, which has done nothing else since
+// it began.
+func took(t *testing.T, n *stack.Node, which string, began time.Time, layers int, limit time.Duration) {
 	t.Helper()
 	each := time.Since(began) / time.Duration(layers)
-	t.Logf("%s mount: %s for each of %d layers", which, each.Round(time.Millisecond), layers)
-	if each > limit {
-		t.Errorf("%s mount: %s for each layer", which, each)
+	u, err := n.SnapshotterUsage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := u.CPU / time.Duration(layers)
+	t.Logf("%s mount: %s, %s of them on a core, for each of %d layers", which, each.Round(time.Millisecond), work.Round(time.Millisecond), layers)
+	if work > limit {
+		t.Errorf("%s mount: %s on a core for each layer, want at most %s", which, work, limit)
 	}
 }
 
