@@ -31,7 +31,7 @@ demo: ## pull and run a real image lazily and with overlayfs, and print the tabl
 .PHONY: test
 test: ## every test, on real containerd, registry, FUSE and EROFS; as root; with the race detector; decoders also without libdeflate
 	.ci/install $(DEV) erofs-utils e2fsprogs xfsprogs umoci debootstrap
-	CGO_ENABLED=1 go test -race -timeout 30m -tags "$$(.ci/tags)" $(TESTFLAGS) $(PKG)
+	CGO_ENABLED=1 go test -race -timeout 40m -tags "$$(.ci/tags)" $(TESTFLAGS) $(PKG)
 	$(if $(filter ./...,$(PKG)),CGO_ENABLED=0 go build ./... && CGO_ENABLED=0 go test $(TESTFLAGS) ./fs/libdeflate ./fs/toc)
 
 .PHONY: test-all
