@@ -248,6 +248,7 @@ func (l *Layer) mend(dir string, c *charge) (err error) {
 			fresh.giveUp(i)
 		}
 	}
+	fresh.recount()
 	buf := make([]byte, fillChunk)
 	for _, i := range lacks {
 		p := buf[:l.table.size(i)]
@@ -255,6 +256,7 @@ func (l *Layer) mend(dir string, c *charge) (err error) {
 			return err
 		}
 		fresh.giveUp(i)
+		fresh.recount()
 		if err := l.putHard(i, p); err != nil {
 			return err
 		}
@@ -262,11 +264,8 @@ func (l *Layer) mend(dir string, c *charge) (err error) {
 	return nil
 }
 
-// giveUp gives back what a chunk takes of a layer that nobody has, where the file system can.
-func (l *Layer) giveUp(i int) {
-	_ = l.punch(i, i)
-	l.recount()
-}
+// giveUp gives back what a chunk takes of a layer that nobody has, where the file system can. The caller recounts.
+func (l *Layer) giveUp(i int) { _ = l.punch(i, i) }
 
 // putHard is Put for who can wait until room was made.
 func (l *Layer) putHard(i int, p []byte) error {
